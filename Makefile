@@ -1,0 +1,75 @@
+# Every target is enough alone: it makes the virtual environment that it needs.
+#
+#   make demo PYTHON=python3.12      another interpreter, Python >= 3.11
+#   make test ARGS="-k balance -x"   arguments for pytest
+
+PYTHON ?= python3
+VENV ?= .venv
+OLDEST := .oldest
+ARGS ?=
+
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+# All targets share one environment, which two pip runs at a time would spoil.
+.NOTPARALLEL:
+
+.PHONY: help
+help: ## List the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+.PHONY: demo
+demo: $(VENV)/.installed ## Semantic IDs of the embedded catalogue, from nothing
+	$(BIN)/sk-rqkplus demo
+
+.PHONY: test
+test: $(VENV)/.installed-test ## Tests, and the doctests of the package and README
+	$(BIN)/python -m pytest $(ARGS)
+
+# The overlay shadows two packages of the environment and shares the rest, torch above
+# all. scikit-learn 1.6 hands pytest a generator, which pytest 9 warns of.
+.PHONY: test-oldest
+test-oldest: $(VENV)/.installed-test $(OLDEST)/.installed ## The scikit-learn contract on scikit-learn 1.6
+	PYTHONPATH=$(CURDIR)/$(OLDEST) $(BIN)/python -c \
+	    "import scipy.linalg, sklearn; assert sklearn.__version__ == '1.6.1', sklearn"
+	PYTHONPATH=$(CURDIR)/$(OLDEST) $(BIN)/python -m pytest tests/test_common.py \
+	    -W "ignore:Passing a non-Collection iterable:DeprecationWarning" $(ARGS)
+
+.PHONY: lint
+lint: $(VENV)/.installed-lint ## ruff, mypy, numpydoc and codespell
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/numpydoc lint $$(find sk_rqkplus -name '*.py')
+	$(BIN)/codespell
+
+.PHONY: wheel
+wheel: $(VENV)/.installed-dev ## Build the sdist, and the wheel from it, into dist/
+	rm -rf dist
+	$(BIN)/python -m build
+
+.PHONY: dev
+dev: $(VENV)/.installed-dev ## Environment with all tools, for an editor or pre-commit
+
+.PHONY: clean
+clean: ## Remove all that these targets make
+	rm -rf $(VENV) $(OLDEST) dist .pytest_cache .mypy_cache .ruff_cache
+	find sk_rqkplus tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/pyvenv.cfg:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/pyvenv.cfg
+	$(INSTALL) -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-%: pyproject.toml constraints.txt | $(VENV)/pyvenv.cfg
+	$(INSTALL) -c constraints.txt -e ".[$*]"
+	@touch $@
+
+$(OLDEST)/.installed: Makefile | $(VENV)/pyvenv.cfg
+	rm -rf $(OLDEST)
+	$(INSTALL) --no-deps --target $(OLDEST) "scikit-learn==1.6.1" "scipy==1.15.3"
+	@touch $@

@@ -1,0 +1,351 @@
+"""What all estimators share: from a fitted quantiser to codes, IDs and errors."""
+
+from numbers import Integral, Real
+
+import numpy as np
+import torch
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+)
+from sklearn.utils.validation import check_array, check_is_fitted, validate_data
+
+from sk_rqkplus._compat import CallbackSupportMixin, Interval, StrOptions
+from sk_rqkplus._residual import centred, decode, encode
+from sk_rqkplus.ids import Catalogue, LastDistances, deduplicate, sketch
+
+CHUNK_ROWS = 16_384
+# Rounding moves a row that comes through float32 matrix products by about 1e-7 of its
+# norm; rows of a catalogue that differ by less than this are copies to any model.
+SKETCH_TOLERANCE = 1e-5
+
+
+class BaseQuantizer(
+    CallbackSupportMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    BaseEstimator,
+):
+    """Codes, IDs and reconstructions from codebooks that a subclass fits.
+
+    A subclass publishes ``mean_``, ``codebooks_`` and ``prices_`` in ``fit`` and then
+    calls :meth:`_publish`. It may override ``_latent`` and ``_decoder``.
+    """
+
+    _parameter_constraints: dict = {
+        "codebook_sizes": ["array-like"],
+        "balance": [StrOptions({"none", "last", "all"}), "array-like"],
+        "dedup": [StrOptions({"reassign", "suffix"})],
+        "store_catalogue": ["boolean"],
+        "device": [str, torch.device],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    def fit_transform(self, X, y=None):
+        """Fit, and return the codes of the rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Item embeddings.
+
+        y : None
+            Ignored, present for API consistency.
+
+        Returns
+        -------
+        codes : ndarray of shape (n_samples, n_levels), int32
+            SID codes, equal to ``fit(X).transform(X)``.
+        """
+        return self.fit(X, y).codes_.copy()
+
+    def fit_predict(self, X, y=None):
+        """Fit, and return the IDs of the rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Item embeddings.
+
+        y : None
+            Ignored, present for API consistency.
+
+        Returns
+        -------
+        ids : ndarray of shape (n_samples, n_levels + 1), int32
+            Unique IDs, equal to ``fit(X).predict(X)``.
+        """
+        return self.fit(X, y).ids_.copy()
+
+    def transform(self, X):
+        """SID code of every row.
+
+        The code is a pure function of the row: it does not depend on the other rows,
+        their order, the number of threads or the device.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Item embeddings.
+
+        Returns
+        -------
+        codes : ndarray of shape (n_samples, n_levels), int32
+            Index of one codeword per level. Several rows may share a code.
+        """
+        return self._encode(self._validate(X))
+
+    def predict(self, X):
+        """Unique ID of every row.
+
+        Rows of the fitted catalogue get the IDs of ``ids_``, in any order and subset.
+        Other rows get a free ID of their code, which is provisional: it may be given to
+        another row until :meth:`extend` registers it.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Item embeddings.
+
+        Returns
+        -------
+        ids : ndarray of shape (n_samples, n_levels + 1), int32
+            Code and suffix. With ``dedup="reassign"`` the last level of the code may
+            differ from that of :meth:`transform`.
+        """
+        X = self._validate(X)
+        codes = self._encode(X)
+        distances = self._last_distances(X, codes)
+        if hasattr(self, "catalogue_"):
+            return self.catalogue_.lookup(codes, sketch(X), distances)
+        return self._deduplicate(codes, distances)
+
+    def extend(self, X):
+        """Register items in the catalogue for good.
+
+        IDs given before never change, and rows already registered keep theirs.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Item embeddings.
+
+        Returns
+        -------
+        ids : ndarray of shape (n_samples, n_levels + 1), int32
+            IDs, which :meth:`predict` returns from now on.
+
+        Raises
+        ------
+        ValueError
+            If the estimator was fitted with ``store_catalogue=False``.
+        """
+        X = self._validate(X)
+        if not hasattr(self, "catalogue_"):
+            raise ValueError(
+                f"store_catalogue={self.store_catalogue} should be True for extend. "
+                "Fit with store_catalogue=True."
+            )
+        codes = self._encode(X)
+        distances = self._last_distances(X, codes)
+        return self.catalogue_.extend(codes, sketch(X), distances)
+
+    def inverse_transform(self, codes):
+        """Reconstruct embeddings.
+
+        Parameters
+        ----------
+        codes : array-like of shape (n_samples, n_levels) or (n_samples, n_levels + 1)
+            Codes, or IDs, whose suffix is ignored.
+
+        Returns
+        -------
+        X : ndarray of shape (n_samples, n_features)
+            Reconstructed embeddings, in the dtype of the fitted data.
+        """
+        check_is_fitted(self)
+        codes = check_array(codes, dtype=None, input_name="codes")
+        sizes = np.array([len(book) for book in self.codebooks_])
+        if codes.dtype.kind not in "iu" or codes.shape[1] - len(sizes) not in (0, 1):
+            raise ValueError(
+                f"codes have shape={codes.shape} and dtype={codes.dtype}, which should "
+                f"be integers of {len(sizes)} or {len(sizes) + 1} columns. Give what "
+                "transform or predict returns."
+            )
+        codes = codes[:, : len(sizes)]
+        if (codes < 0).any() or (codes >= sizes).any():
+            row, level = np.argwhere((codes < 0) | (codes >= sizes))[0]
+            raise ValueError(
+                f"codes[{row}, {level}]={codes[row, level]} should be in [0, "
+                f"{sizes[level]}). Give codes of this estimator."
+            )
+        X = np.empty((len(codes), self.n_features_in_), dtype=self.mean_.dtype)
+        for start in range(0, len(codes), CHUNK_ROWS):
+            X[start : start + CHUNK_ROWS] = self._decode(
+                codes[start : start + CHUNK_ROWS]
+            )
+        return X
+
+    def score(self, X, y=None):
+        """Minus the mean squared reconstruction error, so that higher is better.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Item embeddings.
+
+        y : None
+            Ignored, present for API consistency.
+
+        Returns
+        -------
+        score : float
+            ``-mean((X - inverse_transform(transform(X)))**2)``, in squared units of X.
+        """
+        X = self._validate(X)
+        return -self._reconstruction_error(X, self._encode(X))
+
+    def _validate(self, X, *, reset=False):
+        if not reset:
+            check_is_fitted(self)
+        return validate_data(self, X, dtype=[np.float64, np.float32], reset=reset)
+
+    def _resolve_sizes(self):
+        """Check the codebook sizes and which of the levels are balanced."""
+        sizes = np.asarray(self.codebook_sizes)
+        if sizes.ndim != 1 or len(sizes) == 0 or sizes.dtype.kind not in "iu":
+            raise ValueError(
+                f"codebook_sizes={self.codebook_sizes!r} should be a sequence of one "
+                "integer per level. Give for example (256, 256, 256)."
+            )
+        if sizes.min() < 1:
+            raise ValueError(
+                f"codebook_sizes={self.codebook_sizes!r} should be >= 1 at every level."
+            )
+        return sizes.tolist()
+
+    def _resolve_balance(self, n_levels):
+        """Whether each level is balanced."""
+        if isinstance(self.balance, str):
+            last = self.balance != "none"
+            return [self.balance == "all"] * (n_levels - 1) + [last]
+        flags = list(self.balance)
+        if len(flags) != n_levels or not all(
+            isinstance(flag, bool | np.bool_) for flag in flags
+        ):
+            raise ValueError(
+                f"balance={self.balance!r} should be 'none', 'last', 'all' or one bool "
+                f"for each of the {n_levels} levels."
+            )
+        return [bool(flag) for flag in flags]
+
+    def _resolve_device(self):
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            device = torch.device(self.device)
+        except RuntimeError as error:
+            raise ValueError(
+                f"device={self.device!r} should be 'auto', 'cpu' or 'cuda'. Use 'auto' "
+                "to take a GPU where there is one."
+            ) from error
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise ValueError(
+                f"device={self.device!r} should be available, but torch sees no CUDA "
+                "device. Use 'auto' to take a GPU where there is one."
+            )
+        if device.type not in ("cpu", "cuda"):
+            raise ValueError(
+                f"device={self.device!r} should be 'auto', 'cpu' or 'cuda'. Use 'auto' "
+                "to take a GPU where there is one."
+            )
+        return device
+
+    def _publish(self, X, codes):
+        """Set what is known of the fitted rows."""
+        self._n_features_out = codes.shape[1]
+        self.codes_ = codes
+        distances = self._last_distances(X, codes)
+        self.__dict__.pop("catalogue_", None)
+        if self.store_catalogue:
+            sketches = sketch(X)
+            scale = float(np.sqrt(np.square(sketches, dtype=np.float64).mean()))
+            sizes = [len(book) for book in self.codebooks_]
+            catalogue = Catalogue(sizes, self.dedup, SKETCH_TOLERANCE * scale)
+            self.ids_ = catalogue.extend(codes, sketches, distances)
+            self.catalogue_ = catalogue
+        else:
+            self.ids_ = self._deduplicate(codes, distances)
+
+    def _deduplicate(self, codes, distances):
+        return deduplicate(
+            codes,
+            self.dedup,
+            codebook_size=len(self.codebooks_[-1]),
+            distances=distances,
+        )
+
+    def _last_distances(self, X, codes) -> LastDistances:
+        """Function of row numbers: squared distances to the last codewords."""
+        device = self._resolve_device()
+        latent = self._latent(device)
+        last = torch.from_numpy(self.codebooks_[-1]).double().to(device)
+        before = [np.asarray(book, dtype=np.float64) for book in self.codebooks_[:-1]]
+
+        def distances(rows):
+            residual = centred(X[rows], self.mean_, device)
+            residual = residual if latent is None else latent(residual)
+            for book, code in zip(before, codes[rows].T, strict=False):
+                residual = residual - torch.from_numpy(book[code]).to(device)
+            # Not through a matrix product: copies of a row must tie exactly.
+            mode = "donot_use_mm_for_euclid_dist"
+            return torch.cdist(residual, last, compute_mode=mode).square().cpu().numpy()
+
+        return distances
+
+    def _latent(self, device):
+        """Map of centred float64 rows to what is quantised; None is the identity."""
+        return None
+
+    def _decoder(self):
+        """Map of summed codewords to centred rows; None is the identity."""
+        return None
+
+    def _encode(self, X):
+        device = self._resolve_device()
+        return encode(
+            X,
+            self.codebooks_,
+            self.prices_,
+            self.mean_,
+            latent=self._latent(device),
+            device=device,
+        )
+
+    def _decode(self, codes):
+        """Reconstructed rows in float64."""
+        decoder = self._decoder()
+        if decoder is None:
+            return decode(codes, self.codebooks_, self.mean_)
+        summed = torch.from_numpy(decode(codes, self.codebooks_))
+        return decoder(summed).numpy() + self.mean_
+
+    def _reconstruction_error(self, X, codes):
+        """Mean squared error, a chunk of rows at a time."""
+        total = 0.0
+        for start in range(0, len(X), CHUNK_ROWS):
+            chunk = slice(start, start + CHUNK_ROWS)
+            total += np.square(X[chunk] - self._decode(codes[chunk])).sum()
+        return float(total / X.size)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        # Codes are integers whatever the dtype of X.
+        tags.transformer_tags.preserves_dtype = []
+        return tags
+
+
+NON_NEGATIVE = Interval(Real, 0, None, closed="left")
+POSITIVE_INT = Interval(Integral, 1, None, closed="left")

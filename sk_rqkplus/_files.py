@@ -1,0 +1,38 @@
+"""Write a file whole or not at all."""
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from os import PathLike
+
+
+@contextmanager
+def atomic_write(path: str | PathLike) -> Iterator[str]:
+    """Give a temporary path beside ``path`` that takes its place on success.
+
+    A reader sees the old file or the new one, whatever happens in between.
+
+    Parameters
+    ----------
+    path : path-like
+        File to write.
+
+    Yields
+    ------
+    temporary : str
+        Where to write.
+    """
+    path = os.fspath(path)
+    temporary = f"{path}.{uuid.uuid4().hex}.tmp"
+    try:
+        # Created here, so that a missing or read-only directory fails before any work.
+        open(temporary, "xb").close()
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise

@@ -1,0 +1,151 @@
+"""Exact nearest codeword: a fast pass, a proof, and float64 where the proof fails.
+
+Every code in this package is decided here. Scores ``||c||^2 + price - 2 r.c`` come from
+one float32 matrix product per tile. A rounding-error bound then tells which rows have
+a margin between best and runner-up that no rounding could have reversed; the others are
+decided again in float64. The answer is therefore the float64 argmin, ties to the lower
+index, whatever the tile, the thread count, the device or the precision of the product.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+FLOAT32_ROUNDOFF = 2.0**-24
+# Scores of one tile: 8 MB stay in the cache of a CPU core, a GPU wants larger launches.
+TILE_SCORES = {"cpu": 2**21, "cuda": 2**26}
+EXACT_SCORES = 2**22
+
+
+class Codewords:
+    """One codebook, made ready for :func:`nearest`.
+
+    Parameters
+    ----------
+    codebook : Tensor of shape (n_codewords, n_features), float32
+        The codewords.
+
+    prices : Tensor of shape (n_codewords,), float64, optional
+        Added to the squared distance of every codeword; None means zero.
+    """
+
+    def __init__(self, codebook: Tensor, prices: Tensor | None = None):
+        self.codebook = codebook
+        self.exact = codebook.double()
+        if prices is None:
+            prices = torch.zeros(len(codebook), dtype=torch.float64)
+        self.prices = prices.to(codebook.device)
+        offsets = self.exact.square().sum(1) + self.prices
+        self.offsets = offsets.float()
+        self.largest_offset = float(offsets.abs().max())
+        self.largest_norm = float(self.exact.norm(dim=1).max())
+
+    def __len__(self) -> int:
+        return len(self.codebook)
+
+
+def tile_rows(n_codewords: int, n_features: int, device: torch.device) -> int:
+    """Number of rows whose scores and values fit the tile of a device."""
+    budget = TILE_SCORES[device.type]
+    return max(64, min(budget // n_codewords, 2 * budget // n_features))
+
+
+def nearest(
+    rows: Tensor,
+    words: Codewords,
+    *,
+    noise: Tensor | None = None,
+    exact_rows: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """Index of the nearest codeword of every row, as float64 arithmetic gives it.
+
+    Parameters
+    ----------
+    rows : Tensor of shape (n_rows, n_features), float32
+        Rows to assign.
+
+    words : Codewords
+        Codebook and prices, on the device of the rows.
+
+    noise : Tensor of shape (n_rows,), optional
+        Bound of the Euclidean distance between each row and the exact row that it
+        stands for; None means that the rows are exact.
+
+    exact_rows : callable, optional
+        Maps row indices to the exact rows in float64; None means ``rows`` themselves.
+
+    Returns
+    -------
+    labels : Tensor of shape (n_rows,), int64
+        ``argmin_k ||r - c_k||^2 + price_k``, ties to the lower index.
+    """
+    labels = torch.empty(len(rows), dtype=torch.int64, device=rows.device)
+    step = tile_rows(len(words), rows.shape[1], rows.device)
+    for start in range(0, len(rows), step):
+        tile = slice(start, start + step)
+        bound = None if noise is None else noise[tile]
+        labels[tile], certain = _fast_pass(rows[tile], words, bound)
+        doubtful = torch.nonzero(~certain).squeeze(1) + start
+        if len(doubtful):
+            source = rows if exact_rows is None else exact_rows
+            labels[doubtful] = _exact_pass(source, doubtful, words)
+    return labels
+
+
+def _fast_pass(
+    rows: Tensor, words: Codewords, noise: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Float32 labels, and which of them rounding cannot have changed."""
+    scores = torch.addmm(words.offsets, rows, words.codebook.T, alpha=-2)
+    best, labels = scores.min(dim=1)
+    scores.scatter_(1, labels[:, None], torch.inf)
+    margin = scores.amin(dim=1) - best
+    # An overflow makes the margin NaN, and a NaN is not certain either.
+    return labels, margin > 2 * _score_error(rows, words, noise)
+
+
+def _score_error(rows: Tensor, words: Codewords, noise: Tensor | None) -> Tensor:
+    """Bound of the rounding error of any score of each row.
+
+    A float32 inner product of n terms is off by at most ``n u sum |r_j c_j|``
+    (Higham, Accuracy and Stability of Numerical Algorithms, 3.1), and the sum is at
+    most ``||r|| ||c||``. Eight more units cover the offset and the final additions.
+    """
+    n_features = rows.shape[1]
+    norms = rows.norm(dim=1) * (1 + 2 * n_features * FLOAT32_ROUNDOFF)
+    gamma = (n_features + 8) * FLOAT32_ROUNDOFF * 1.05
+    product = 2 * words.largest_norm * norms
+    error = gamma * (product + words.largest_offset)
+    # Inputs rounded to u inside the product shift it by up to 2u + u^2.
+    inside = _input_roundoff(rows.device)
+    error = error + inside * (2 + inside) * product
+    if noise is not None:
+        error = error + 2 * words.largest_norm * noise
+    return error
+
+
+def _input_roundoff(device: torch.device) -> float:
+    """Unit roundoff to which a matrix product may first round its float32 inputs."""
+    if device.type == "cuda":
+        reduced = torch.backends.cuda.matmul.allow_tf32
+        return 2.0**-11 if reduced else 0.0
+    return 0.0 if torch.get_float32_matmul_precision() == "highest" else 2.0**-8
+
+
+def _exact_pass(
+    source: Tensor | Callable[[Tensor], Tensor], index: Tensor, words: Codewords
+) -> Tensor:
+    """Decide rows in float64, one sum of squared differences per pair.
+
+    Differences, not the expanded form: it neither cancels nor goes through a matrix
+    product, so that the value of a pair depends on the pair alone.
+    """
+    labels = []
+    for part in index.split(max(1, EXACT_SCORES // len(words))):
+        rows = source[part].double() if isinstance(source, Tensor) else source(part)
+        distances = torch.cdist(
+            rows, words.exact, compute_mode="donot_use_mm_for_euclid_dist"
+        )
+        labels.append((distances.square_() + words.prices).argmin(dim=1))
+    return torch.cat(labels)

@@ -1,0 +1,57 @@
+"""How far a fit is: a bar with the time left, and scikit-learn's callbacks."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from tqdm.auto import tqdm
+
+Tick = Callable[..., bool]
+
+
+@contextmanager
+def progress(estimator, n_steps: int, step: str) -> Iterator[Tick]:
+    """Report the steps of a fit.
+
+    Parameters
+    ----------
+    estimator : estimator
+        The estimator being fitted; its ``verbose`` turns the bar on, its callbacks
+        (scikit-learn >= 1.9) are told of every step.
+
+    n_steps : int
+        Most steps that the fit may take.
+
+    step : str
+        Name of a step, for the bar and the callbacks.
+
+    Yields
+    ------
+    tick : callable
+        ``tick(to=None, **figures)`` ends a step; ``to`` is the number of steps that
+        count as done where some were not needed, and the figures are shown beside the
+        bar. Returns whether a callback asks to stop.
+    """
+    context = None
+    if hasattr(estimator, "_init_callback_context"):
+        context = estimator._init_callback_context(max_subtasks=n_steps)
+        context.call_on_fit_task_begin(estimator=estimator)
+    name = type(estimator).__name__
+    with tqdm(
+        total=n_steps, desc=name, unit=step, disable=not estimator.verbose
+    ) as bar:
+
+        def tick(to: int | None = None, **figures: float) -> bool:
+            """End a step."""
+            bar.set_postfix(
+                {key: f"{value:.4g}" for key, value in figures.items()}, refresh=False
+            )
+            bar.update(1 if to is None else max(0, to - bar.n))
+            if context is None or to is not None:
+                return False
+            leaf = context.subcontext(task_name=step)
+            leaf.call_on_fit_task_begin(estimator=estimator)
+            return bool(leaf.call_on_fit_task_end(estimator=estimator))
+
+        yield tick
+    if context is not None:
+        context.call_on_fit_task_end(estimator=estimator)
