@@ -6,6 +6,7 @@ residual autoencoder. ``transform`` returns codes, ``predict`` unique IDs, and
 """
 
 from sk_rqkplus._rqkmeans import RQKMeans
+from sk_rqkplus._rqkmeans_plus import RQKMeansPlus
 
 __version__ = "0.1.0"
-__all__ = ["RQKMeans"]
+__all__ = ["RQKMeans", "RQKMeansPlus"]

@@ -53,11 +53,13 @@ class MLP(nn.Module):
     batch_norm : bool, default=False
         Normalise before every ReLU.
 
-    zero_last : bool, default=False
-        Start with the last Linear at zero.
-
     generator : torch.Generator, optional
-        Source of the initial weights and of dropout.
+        Source of dropout.
+
+    Notes
+    -----
+    The weights are not set until :meth:`reset` or ``load_state_dict`` is called, so
+    that building a network never draws from the global generator.
     """
 
     def __init__(
@@ -66,24 +68,23 @@ class MLP(nn.Module):
         *,
         dropout: float = 0.0,
         batch_norm: bool = False,
-        zero_last: bool = False,
         generator: torch.Generator | None = None,
     ):
         super().__init__()
         layers: list[nn.Module] = []
         for i, (n_in, n_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
-            # skip_init keeps the constructor from drawing from the global generator.
             linear = nn.utils.skip_init(nn.Linear, n_in, n_out)
-            last = i == len(sizes) - 2
-            if last and zero_last:
-                nn.init.zeros_(linear.weight)
-            else:
-                nn.init.xavier_normal_(linear.weight, generator=generator)
-            nn.init.zeros_(linear.bias)
             layers += [Dropout(dropout, generator), linear]
-            if not last:
+            if i < len(sizes) - 2:
                 layers += [nn.BatchNorm1d(n_out)] * batch_norm + [nn.ReLU()]
         self.mlp_layers = nn.Sequential(*layers)
+
+    def reset(self, generator: torch.Generator) -> None:
+        """Draw the weights (Xavier normal) and set the biases to zero."""
+        for layer in self.mlp_layers:
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_normal_(layer.weight, generator=generator)
+                nn.init.zeros_(layer.bias)
 
     def forward(self, X: Tensor) -> Tensor:
         """Apply all layers."""
@@ -104,7 +105,12 @@ class ResidualMLP(nn.Module):
 
     def __init__(self, sizes: Sequence[int], **options):
         super().__init__()
-        self.mlp = MLP(sizes, zero_last=True, **options)
+        self.mlp = MLP(sizes, **options)
+
+    def reset(self, generator: torch.Generator) -> None:
+        """Draw the weights, but leave those of the last Linear at zero."""
+        self.mlp.reset(generator)
+        nn.init.zeros_(self.mlp.mlp_layers[-1].weight)
 
     def forward(self, X: Tensor) -> Tensor:
         """Add what the layers make of X to X."""
@@ -142,7 +148,7 @@ class VectorQuantizer(nn.Module):
         self.embedding = nn.Embedding.from_pretrained(weight, freeze=False)
         # Part of the fitted state of the estimator, not of a published state_dict.
         self.register_buffer(
-            "prices", torch.tensor(prices, dtype=torch.float32), persistent=False
+            "prices", torch.tensor(prices, dtype=torch.float64), persistent=False
         )
         self.sinkhorn_epsilon = sinkhorn_epsilon
         self.sinkhorn_iter = sinkhorn_iter
@@ -159,7 +165,7 @@ class VectorQuantizer(nn.Module):
             )
             plan = sinkhorn(distances, self.sinkhorn_epsilon, self.sinkhorn_iter)
             return plan.argmax(dim=1)
-        offsets = book.square().sum(1) + self.prices
+        offsets = book.square().sum(1) + self.prices.float()
         return torch.addmm(offsets, rows, book.T, alpha=-2).argmin(dim=1)
 
 

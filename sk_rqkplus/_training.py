@@ -1,6 +1,8 @@
 """The training loop: a private skorch net over whole batches, and what it reports."""
 
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -18,6 +20,34 @@ OPTIMIZERS = {
     "rmsprop": torch.optim.RMSprop,
 }
 MONITORS = ("reconstruction_error", "collision_rate")
+
+
+_threads_lock = threading.Lock()
+_threads_users = 0
+_threads_before = 1
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute in one thread, and restore its number of threads.
+
+    Products of gradients add over the batch in an order that depends on the number of
+    threads, so that weights would too. The setting is global to the process: fits that
+    overlap in time share it, and the last one to end restores it.
+    """
+    global _threads_users, _threads_before
+    with _threads_lock:
+        if _threads_users == 0:
+            _threads_before = torch.get_num_threads()
+        _threads_users += 1
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        with _threads_lock:
+            _threads_users -= 1
+            if _threads_users == 0:
+                torch.set_num_threads(_threads_before)
 
 
 class StopTraining(Exception):
@@ -116,10 +146,6 @@ class RQVAENet(NeuralNet):
         self.history.record_batch("quantisation_loss", quantisation.item())
         return reconstruction + self.quant_weight * quantisation
 
-    def get_train_step_accumulator(self):
-        """Keep the default: one loss per step."""
-        return super().get_train_step_accumulator()
-
     def partial_fit(self, X, y=None, classes=None, **fit_params):
         """Train further epochs; unlike skorch, let Ctrl-C through.
 
@@ -168,9 +194,35 @@ class ClipGradient(Callback):
     def on_grad_computed(self, net, named_parameters, **kwargs):
         """Clip before the optimizer takes its step."""
         limit = np.inf if self.max_norm is None else self.max_norm
-        parameters = [parameter for _, parameter in named_parameters]
-        norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
-        net.history.record_batch("gradient_norm", norm.item())
+        gradients = [p.grad for _, p in named_parameters if p.grad is not None]
+        norm = gradient_norm(gradients)
+        net.history.record_batch("gradient_norm", norm)
+        if norm > limit:
+            for gradient in gradients:
+                gradient.mul_(limit / (norm + 1e-6))
+
+
+def gradient_norm(gradients: list[torch.Tensor]) -> float:
+    """Euclidean norm of all gradients together.
+
+    Row by row and then over the rows in float64: a sum over a whole tensor would depend
+    on the number of threads in its last bits, and with it the clipped gradients.
+
+    Parameters
+    ----------
+    gradients : list of Tensor
+        Gradients.
+
+    Returns
+    -------
+    norm : float
+        Their norm.
+    """
+    squares = 0.0
+    for gradient in gradients:
+        rows = gradient.reshape(len(gradient), -1).double().square().sum(dim=1)
+        squares += float(rows.cpu().numpy().sum())
+    return float(np.sqrt(squares))
 
 
 class StopOnNaN(Callback):
@@ -218,7 +270,7 @@ class KeepBest(Callback):
         """Score epoch 0, the warm start."""
         self.figures_ = [{"epoch": 0, **self.evaluate(net)}]
         self.best_ = self.figures_[0]
-        self.state_ = self.snapshot(net)
+        self.state_ = self.first_state_ = self.snapshot(net)
         self.stale_ = 0
 
     def on_epoch_end(self, net, **kwargs):
