@@ -93,6 +93,13 @@ def _check_codes(codes: np.ndarray) -> np.ndarray:
             f"codes have dtype={codes.dtype}, which should be an integer type. "
             "Give the codes that transform returns."
         )
+    bounds = np.iinfo(np.int32)
+    for value in (codes.min(initial=0), codes.max(initial=0)):
+        if not bounds.min <= value <= bounds.max:
+            raise ValueError(
+                f"codes have the value {value}, which should fit into 32 bits. "
+                "Give the codes that transform returns."
+            )
     return codes.astype(np.int32)
 
 
@@ -284,6 +291,7 @@ class Catalogue:
             IDs, as :meth:`lookup` gives them from now on.
         """
         codes = self._check(codes, sketches)
+        sketches = np.asarray(sketches, dtype=np.float32)
         ids, unknown = self._identify(codes, sketches, distances)
         slots = ids[:, -2] + ids[:, -1].astype(np.int64) * self.codebook_sizes[-1]
         if slots.max(initial=0) > np.iinfo(np.int32).max:
@@ -358,7 +366,9 @@ class Catalogue:
     def _taken(self, codes: np.ndarray, keys: np.ndarray) -> np.ndarray:
         """IDs given already under the prefixes of some codes."""
         size = self.codebook_sizes[-1]
-        prefix, first = np.unique(keys // size, return_index=True)
+        # By prefix, not by key: prefixes that share a hash each need the IDs under it.
+        _, first = np.unique(_groups(codes[:, :-1]), return_index=True)
+        prefix = keys[first] // size
         start = np.searchsorted(self._keys, prefix * size)
         stop = np.searchsorted(self._keys, (prefix + 1) * size)
         slots = self._slots[_ranges(start, stop)]

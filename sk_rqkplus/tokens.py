@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from sk_rqkplus._files import atomic_write
 __all__ = ["read_index_json", "to_tokens", "write_index_json"]
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
-TOKEN = re.compile(r"<([a-z])_(\d+)>")
+TOKEN = re.compile(r"<([a-z])_(\d{1,10})>")
 SUFFIXES = ("always", "on_collision", "never")
 
 
@@ -173,13 +172,15 @@ def read_index_json(
     for row in range(len(index)):
         if str(row) not in index:
             raise ValueError(f"{path} lacks the key {str(row)!r} of row {row}.")
-        values = _parse(index[str(row)], f"{path}, key {str(row)!r}")
-        if len(values) not in lengths:
+        tokens, place = index[str(row)], f"{path}, key {str(row)!r}"
+        if not isinstance(tokens, list):
+            raise ValueError(f"{place} has {tokens!r}, which should be a list of tokens.")
+        if len(tokens) not in lengths:
             raise ValueError(
-                f"{path}, key {str(row)!r} has {len(values)} tokens, which should be "
+                f"{place} has {len(tokens)} tokens, which should be "
                 f"one of {sorted(lengths)}. Check n_levels={n_levels} and {suffix=}."
             )
-        ids[row, : len(values)] = np.array(values) - bases[: len(values)]
+        ids[row, : len(tokens)] = _parse(tokens, place) - bases[: len(tokens)]
     if ids.min(initial=0) < 0:
         row = int(np.argwhere(ids < 0)[0, 0])
         raise ValueError(
@@ -188,12 +189,14 @@ def read_index_json(
     return ids
 
 
-def _parse(tokens: Iterable[str], place: str) -> list[int]:
+def _parse(tokens: list, place: str) -> np.ndarray:
     """Numbers of some tokens, which should carry the letters of their levels."""
     values = []
     for letter, token in zip(LETTERS, tokens, strict=False):
         match = TOKEN.fullmatch(token) if isinstance(token, str) else None
         if match is None or match[1] != letter:
             raise ValueError(f"{place} has {token!r}, which should be like <{letter}_7>.")
+        if int(match[2]) > np.iinfo(np.int32).max:
+            raise ValueError(f"{place} has {token!r}, which should fit into 32 bits.")
         values.append(int(match[2]))
-    return values
+    return np.array(values, dtype=np.int64)

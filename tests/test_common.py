@@ -1,0 +1,120 @@
+"""What every estimator owes scikit-learn, and the shape of the package."""
+
+import ast
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.utils import estimator_checks
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+import sk_rqkplus
+from sk_rqkplus import RQKMeans, RQKMeansPlus
+
+SMALL = [
+    RQKMeans((4, 4), random_state=0),
+    RQKMeansPlus((4, 4), max_epochs=2, eval_every=1, random_state=0),
+]
+ESTIMATORS = [RQKMeans(), RQKMeansPlus(max_epochs=2), *SMALL]
+
+
+@parametrize_with_checks(ESTIMATORS)
+def test_sklearn_contract(estimator, check):
+    check(estimator)
+
+
+# Checks that scikit-learn runs on its own estimators only.
+OUTSIDE_THE_GENERATOR = [
+    "check_dataframe_column_names_consistency",
+    "check_get_feature_names_out_error",
+    "check_global_output_transform_pandas",
+    "check_global_set_output_transform_polars",
+    "check_inplace_ensure_writeable",
+    "check_param_validation",
+    "check_set_output_transform",
+    "check_set_output_transform_pandas",
+    "check_set_output_transform_polars",
+    "check_transformer_get_feature_names_out",
+    "check_transformer_get_feature_names_out_pandas",
+]
+
+
+@pytest.mark.parametrize("check", OUTSIDE_THE_GENERATOR)
+@pytest.mark.parametrize("estimator", SMALL, ids=lambda e: type(e).__name__)
+def test_more_of_the_contract(estimator, check):
+    getattr(estimator_checks, check)(type(estimator).__name__, estimator)
+
+
+LAYERS = [
+    {"_compat", "_extras", "_files"},
+    {"_nearest", "_codebook_files", "_progress", "ids", "metrics", "tokens"},
+    {"_residual", "_balance", "scorers"},
+    {"_lloyd", "_rqvae"},
+    {"_base", "_training"},
+    {"_rqkmeans"},
+    {"_rqkmeans_plus"},
+    {"datasets"},
+    {"__init__"},
+    {"cli"},
+]
+RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
+MODULES = sorted(Path(sk_rqkplus.__file__).parent.glob("*.py"))
+
+
+def imports_of(tree):
+    """Modules of this package that a module imports, at any depth."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module == "sk_rqkplus":
+            # Either a module or a public name that __init__ gathers.
+            names = [f"sk_rqkplus.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module or ""]
+        else:
+            continue
+        for name in names:
+            package, _, module = name.partition(".")
+            if package == "sk_rqkplus":
+                module = module.split(".")[0]
+                yield module if module in RANK else "__init__"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_imports_point_down(path):
+    imported = set(imports_of(ast.parse(path.read_text())))
+    upward = {name for name in imported if RANK[name] >= RANK[path.stem]}
+    assert not upward, f"{path.stem} may only import from lower layers"
+
+
+def test_upward_import_is_seen():
+    source = "def f():\n    from sk_rqkplus import RQKMeans"
+    assert set(imports_of(ast.parse(source))) == {"__init__"}
+
+
+def test_private_names_of_sklearn_stay_in_one_file():
+    private = re.compile(r"from sklearn[\w.]* import _|from sklearn[\w.]*\._")
+    users = [path.stem for path in MODULES if private.search(path.read_text())]
+    assert users == ["_compat"]
+
+
+@pytest.mark.parametrize("estimator", SMALL, ids=lambda e: type(e).__name__)
+def test_fitted_state_is_numpy_and_plain_python(estimator):
+    X = np.random.default_rng(0).normal(size=(40, 5))
+    fitted = estimator.fit(X)
+
+    def plain(value):
+        if isinstance(value, dict):
+            return all(map(plain, value.values()))
+        if isinstance(value, list | tuple):
+            return all(map(plain, value))
+        if hasattr(value, "__dict__"):
+            return plain(vars(value))
+        return value is None or isinstance(
+            value, np.ndarray | np.generic | str | int | float
+        )
+
+    attributes = {k: v for k, v in vars(fitted).items() if k.endswith("_")}
+    assert attributes
+    assert [k for k, v in attributes.items() if not plain(v)] == []
