@@ -417,7 +417,11 @@ class RQKMeansPlus(BaseQuantizer):
             template = self.rqkmeans
             if template is None:
                 template = RQKMeans(
-                    balance=self.balance, dedup="suffix", store_catalogue=False
+                    balance=self.balance,
+                    dedup="suffix",
+                    store_catalogue=False,
+                    device=self.device,
+                    verbose=self.verbose,
                 )
             template = clone(template).set_params(codebook_sizes=tuple(sizes))
             seed = rng.randint(2**31 - 1)

@@ -1,0 +1,53 @@
+"""Data that several tests share."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sk_rqkplus import RQKMeans
+from sk_rqkplus.datasets import make_catalogue
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+def shared_file(name):
+    path = SHARED / "data" / name
+    if not path.exists():
+        pytest.skip(f"../shared/data/{name} is not beside the checkout")
+    return path
+
+
+@pytest.fixture(scope="session")
+def industrial():
+    return np.load(shared_file("industrial.npy"))
+
+
+@pytest.fixture(scope="session")
+def trace():
+    with np.load(shared_file("reference_trace.npz")) as file:
+        trace = {key: file[key] for key in file.files}
+    trace["config"] = json.loads(str(trace["config"]))
+    return trace
+
+
+@pytest.fixture(scope="session")
+def X():
+    """A small catalogue with some structure, off the origin."""
+    data = make_catalogue(600, 24, branching=(6, 6), random_state=0).data
+    return (data + 3).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def fitted(X):
+    return RQKMeans((16, 16, 16), random_state=0).fit(X)
+
+
+@pytest.fixture
+def two_threads():
+    """Callable that sets the number of torch threads, which is restored."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
