@@ -1,0 +1,134 @@
+"""Lloyd iterations, their start and their repairs."""
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+
+from sk_rqkplus._lloyd import (
+    Stats,
+    _update,
+    count_distinct,
+    fit_codebook,
+    kmeans_plus_plus,
+    lloyd,
+    partial_stats,
+)
+
+
+def tensor(values):
+    return torch.tensor(values, dtype=torch.float32)
+
+
+def blobs(n_rows=2000, n_blobs=10, n_features=8, seed=0):
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(0, 10, (n_blobs, n_features))
+    rows = centres[rng.integers(n_blobs, size=n_rows)]
+    return tensor(rows + rng.normal(size=rows.shape))
+
+
+def test_statistics_by_hand():
+    stats = partial_stats(tensor([[1.0], [2.0], [9.0]]), torch.tensor([0, 0, 2]), 3)
+    assert_array_equal(stats.sums, [[3.0], [0.0], [9.0]])
+    assert_array_equal(stats.counts, [2, 0, 1])
+    assert stats.squares == 86.0
+    # (1-1)^2 + (2-1)^2 + (9-8)^2
+    assert stats.inertia(tensor([[1.0], [0.0], [8.0]])) == pytest.approx(2.0)
+
+
+def test_statistics_add_up():
+    rows, labels = blobs(100), torch.arange(100) % 4
+    whole = partial_stats(rows, labels, 4)
+    parts = partial_stats(rows[:30], labels[:30], 4) + partial_stats(
+        rows[30:], labels[30:], 4
+    )
+    assert isinstance(parts, Stats)
+    assert_allclose(parts.sums, whole.sums, rtol=1e-12)
+    assert_array_equal(parts.counts, whole.counts)
+    assert parts.squares == pytest.approx(whole.squares, rel=1e-12)
+
+
+def test_one_iteration_by_hand():
+    rows = tensor([[0.0], [1.0], [10.0], [11.0]])
+    level = lloyd(rows, tensor([[1.0], [10.0]]), 10, 0.0)
+    assert_array_equal(level.codebook, [[0.5], [10.5]])
+    assert level.inertia == pytest.approx(1.0)
+
+
+def test_inertia_never_rises():
+    rows = blobs()
+    start = kmeans_plus_plus(rows, 10, np.random.RandomState(0))
+    inertias = [lloyd(rows, start, n, 0.0).inertia for n in range(1, 8)]
+    assert (np.diff(inertias) <= 1e-6 * inertias[0]).all()
+
+
+def test_empty_codeword_goes_to_the_worst_row():
+    rows = tensor([[0.0], [1.0], [50.0]])
+    codebook, _ = _update(rows, torch.tensor([0, 0, 0]), tensor([[0.0], [99.0]]))
+    assert_array_equal(codebook, [[17.0], [50.0]])
+
+
+def test_empty_codewords_go_to_different_rows():
+    rows = tensor([[0.0], [50.0], [50.0], [40.0]])
+    start = tensor([[0.0], [98.0], [99.0]])
+    codebook, _ = _update(rows, torch.zeros(4, dtype=torch.int64), start)
+    assert_array_equal(codebook[1:].sort(dim=0).values, [[40.0], [50.0]])
+
+
+def test_no_codeword_stays_empty():
+    # From a start where all codewords but one are far away.
+    rows = blobs(500, n_blobs=20)
+    start = torch.cat([rows[:1], rows[:1] + 1e4 + torch.arange(19)[:, None]])
+    level = lloyd(rows, start, 25, 0.0)
+    distances = torch.cdist(rows, level.codebook)
+    assert len(distances.argmin(1).unique()) == 20
+
+
+def test_kmeans_plus_plus_finds_the_blobs():
+    rows = blobs()
+    for seed in range(5):
+        start = kmeans_plus_plus(rows, 10, np.random.RandomState(seed))
+        # Every codeword is a row, and every blob has one: no row is far from it.
+        assert (start[:, None] == rows).all(2).any(1).all()
+        assert torch.cdist(rows, start).amin(1).max() < 15
+
+
+def test_kmeans_plus_plus_takes_every_distinct_row():
+    rows = tensor([[0.0], [0.0], [1.0], [2.0], [2.0]])
+    start = kmeans_plus_plus(rows, 3, np.random.RandomState(0))
+    assert_array_equal(start.sort(dim=0).values, [[0.0], [1.0], [2.0]])
+
+
+@pytest.mark.parametrize("balance_tol", [None, 0.0])
+def test_threads_do_not_matter(two_threads, balance_tol):
+    rows = blobs(5000, n_features=40)
+    results = []
+    for threads in (1, 2):
+        two_threads(threads)
+        rng = np.random.RandomState(0)
+        results.append(fit_codebook(rows, 32, rng, balance_tol=balance_tol))
+    assert_array_equal(results[0].codebook, results[1].codebook)
+    assert_array_equal(results[0].prices, results[1].prices)
+
+
+def test_more_runs_are_not_worse():
+    rows = blobs(800, n_blobs=30)
+
+    def inertia(n_init):
+        rng = np.random.RandomState(0)
+        return fit_codebook(rows, 30, rng, init="random", n_init=n_init).inertia
+
+    assert inertia(5) <= inertia(1)
+
+
+def test_coarse_start_is_as_good():
+    # Enough rows that Lloyd begins on a subset of them.
+    rows = blobs(8000, n_blobs=8)
+    level = fit_codebook(rows, 8, np.random.RandomState(0))
+    assert level.inertia / rows.numel() < 1.05
+
+
+@pytest.mark.parametrize("limit, expected", [(2, 2), (3, 3), (9, 3)])
+def test_count_distinct(limit, expected):
+    rows = tensor([[0.0], [-0.0], [1.0], [2.0], [2.0], [1.0]])
+    assert count_distinct(rows, limit) == expected

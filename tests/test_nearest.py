@@ -1,0 +1,133 @@
+"""The kernel gives the float64 answer, whatever the path."""
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_array_equal
+
+from sk_rqkplus import _nearest
+from sk_rqkplus._nearest import Codewords, nearest
+from sk_rqkplus._residual import decode, encode
+
+MEANS = [0.0, 100.0]
+
+
+def brute_force(X, codebooks, prices, mean):
+    residual = X.astype(np.float64) - mean
+    codes = []
+    for book, price in zip(codebooks, prices, strict=True):
+        difference = residual[:, None, :] - book.astype(np.float64)
+        codes.append((np.square(difference).sum(-1) + price).argmin(1))
+        residual -= book[codes[-1]]
+    return np.stack(codes, axis=1)
+
+
+@pytest.fixture(params=MEANS)
+def problem(request):
+    """Rows, codebooks and prices; codewords 3 and 7 of level 0 are equal."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(request.param, 1, size=(3000, 16)).astype(np.float32)
+    codebooks = [rng.normal(0, 1, (37, 16)), rng.normal(0, 0.5, (20, 16))]
+    codebooks = [book.astype(np.float32) for book in codebooks]
+    codebooks[0][7] = codebooks[0][3]
+    prices = [rng.uniform(0, 2, 37), np.zeros(20)]
+    prices[0][7] = prices[0][3]
+    return X, codebooks, prices, X.mean(axis=0)
+
+
+def test_codes_are_those_of_float64(problem):
+    codes = encode(*problem)
+    assert codes.dtype == np.int32
+    assert_array_equal(codes, brute_force(*problem))
+    # Of two equal codewords the lower index wins.
+    assert 3 in codes[:, 0]
+    assert 7 not in codes[:, 0]
+
+
+@pytest.mark.parametrize("batch", [1, 7, 1000])
+def test_batches_do_not_matter(problem, batch):
+    X, *model = problem
+    X = X[:1000]
+    parts = [encode(X[i : i + batch], *model) for i in range(0, len(X), batch)]
+    assert_array_equal(np.concatenate(parts), encode(X, *model))
+
+
+def test_threads_order_and_layout_do_not_matter(problem, two_threads):
+    X, *model = problem
+    expected = encode(X, *model)
+    two_threads(1)
+    assert_array_equal(encode(X, *model), expected)
+    two_threads(2)
+    assert_array_equal(encode(np.asfortranarray(X), *model), expected)
+    order = np.random.default_rng(1).permutation(len(X))
+    assert_array_equal(encode(X[order], *model), expected[order])
+    assert_array_equal(encode(X.astype(np.float64), *model), expected)
+
+
+@pytest.mark.parametrize("precision", ["highest", "medium"])
+def test_reduced_precision_of_the_caller_does_not_matter(problem, precision):
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        codes = encode(*problem)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert_array_equal(codes, brute_force(*problem))
+
+
+@pytest.mark.parametrize("unit", [1e-30, 1e-20, 1e18, 1e30])
+def test_units_do_not_matter(problem, unit):
+    X, codebooks, prices, mean = problem
+    unit = np.float32(unit)
+    scaled = [book * unit for book in codebooks]
+    zero = [np.zeros(len(book)) for book in codebooks]
+    codes = encode(X * unit, scaled, zero, mean * unit)
+    assert_array_equal(codes, brute_force(X * unit, scaled, zero, mean * unit))
+
+
+def test_overflow_of_the_fast_pass_is_decided_in_float64():
+    # Squares of 1e25 overflow float32; the second row is beyond the codebook's scale.
+    books = [np.array([[-1.0], [1.0]], dtype=np.float32)]
+    X = np.array([[-0.5], [1e25], [-1e25]])
+    codes = encode(X, books, [np.zeros(2)], np.zeros(1))
+    assert_array_equal(codes, [[0], [1], [0]])
+
+
+def test_a_tie_goes_to_the_lower_index():
+    books = [np.array([[1.0], [-1.0]], dtype=np.float32)]
+    assert encode(np.zeros((1, 1)), books, [np.zeros(2)], np.zeros(1)) == [[0]]
+    # A price of the difference of the squares makes another tie: (2-0)^2 = 1 + 3.
+    books = [np.array([[0.0], [1.0]], dtype=np.float32)]
+    prices = [np.array([0.0, 3.0])]
+    assert encode(np.array([[2.0]]), books, prices, np.zeros(1)) == [[0]]
+
+
+def test_doubtful_rows_are_decided_again(monkeypatch):
+    """Wrong float32 labels of doubtful rows do not reach the result."""
+    rng = np.random.default_rng(0)
+    rows = torch.from_numpy(rng.normal(size=(500, 8)).astype(np.float32))
+    words = Codewords(torch.from_numpy(rng.normal(size=(9, 8)).astype(np.float32)))
+    expected = nearest(rows, words)
+    wrong = (torch.zeros(500, dtype=torch.int64), torch.zeros(500, dtype=torch.bool))
+    monkeypatch.setattr(_nearest, "_fast_pass", lambda *args: wrong)
+    assert torch.equal(nearest(rows, words), expected)
+
+
+def test_few_rows_are_doubtful_on_centred_data():
+    rng = np.random.default_rng(0)
+    rows = torch.from_numpy(rng.normal(size=(5000, 64)).astype(np.float32))
+    words = Codewords(torch.from_numpy(rng.normal(size=(64, 64)).astype(np.float32)))
+    _, certain = _nearest._fast_pass(rows, words, None)
+    assert (~certain).float().mean() < 0.01
+
+
+def test_decode_sums_codewords():
+    books = [np.array([[0.0], [10.0]]), np.array([[0.0], [1.0]])]
+    codes = np.array([[0, 1], [1, 0], [1, 1]])
+    assert_array_equal(decode(codes, books, 100.0), [[101.0], [110.0], [111.0]])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_device_does_not_matter(problem):
+    assert_array_equal(encode(*problem, device="cuda"), encode(*problem))

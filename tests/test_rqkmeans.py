@@ -1,0 +1,306 @@
+"""RQKMeans, and what it shares with RQKMeansPlus."""
+
+import subprocess
+import sys
+import warnings
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.base import clone
+from sklearn.decomposition import PCA
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import Pipeline
+
+from sk_rqkplus import RQKMeans
+from sk_rqkplus.metrics import collision_rate
+from sk_rqkplus.scorers import SCORERS
+
+
+def test_two_levels_by_hand():
+    # Level 0 can only split {0, 1} from {10, 11}, so its codewords are 0.5 and 10.5.
+    # What is left is -0.5 or +0.5, which level 1 stores exactly.
+    X = np.array([[0.0], [1.0], [10.0], [11.0]])
+    rq = RQKMeans((2, 2), random_state=0).fit(X)
+    assert rq.mean_ == 5.5
+    assert_allclose(np.sort(rq.codebooks_[0] + rq.mean_, axis=0), [[0.5], [10.5]])
+    assert_allclose(np.sort(rq.codebooks_[1], axis=0), [[-0.5], [0.5]])
+    assert collision_rate(rq.codes_) == 0
+    assert_allclose(rq.inverse_transform(rq.codes_), X)
+    assert rq.score(X) == 0
+
+
+def test_methods_agree(X, fitted):
+    assert fitted.codes_.dtype == fitted.ids_.dtype == np.int32
+    assert fitted.codes_.shape == (len(X), 3)
+    assert fitted.ids_.shape == (len(X), 4)
+    assert_array_equal(fitted.transform(X), fitted.codes_)
+    assert_array_equal(fitted.predict(X), fitted.ids_)
+    again = clone(fitted)
+    assert_array_equal(again.fit_transform(X), fitted.codes_)
+    assert_array_equal(again.fit_predict(X), fitted.ids_)
+
+
+def test_score_is_the_reconstruction_error(X, fitted):
+    reconstructed = fitted.inverse_transform(fitted.transform(X))
+    assert reconstructed.dtype == X.dtype
+    error = np.square(X.astype(np.float64) - reconstructed).mean()
+    assert fitted.score(X) == pytest.approx(-error, rel=1e-4)
+
+
+def test_ids_reconstruct_without_their_suffix(X, fitted):
+    expected = fitted.inverse_transform(fitted.ids_[:, :3])
+    assert_array_equal(fitted.inverse_transform(fitted.ids_), expected)
+
+
+@pytest.mark.parametrize("dedup", ["reassign", "suffix"])
+def test_ids_are_unique(X, dedup):
+    rq = RQKMeans((8, 8), dedup=dedup, random_state=0).fit(X)
+    assert collision_rate(rq.codes_) > 0.3
+    assert collision_rate(rq.ids_) == 0
+    if dedup == "suffix":
+        assert_array_equal(rq.ids_[:, :2], rq.codes_)
+    order = np.random.default_rng(0).permutation(len(X))[:200]
+    assert_array_equal(rq.predict(X[order]), rq.ids_[order])
+
+
+def test_reassign_needs_no_suffix_where_there_is_room(X):
+    rq = RQKMeans((16, 64), random_state=0).fit(X)
+    assert collision_rate(rq.codes_) > 0
+    largest = np.bincount(rq.codes_[:, 0]).max()
+    assert largest <= 64
+    assert (rq.ids_[:, -1] == 0).all()
+
+
+def test_without_a_catalogue_ids_are_unique_within_a_call(X):
+    rq = RQKMeans((8, 8), store_catalogue=False, random_state=0).fit(X)
+    assert not hasattr(rq, "catalogue_")
+    assert_array_equal(rq.predict(X), rq.ids_)
+    with pytest.raises(ValueError, match="store_catalogue=False should be True"):
+        rq.extend(X)
+
+
+def test_extend_makes_provisional_ids_permanent(X):
+    rq = RQKMeans((8, 8), random_state=0).fit(X[:400])
+    new = X[400:]
+    ids = rq.extend(new)
+    assert collision_rate(np.concatenate([rq.ids_, ids])) == 0
+    assert_array_equal(rq.predict(X), np.concatenate([rq.ids_, ids]))
+    assert_array_equal(rq.extend(X), np.concatenate([rq.ids_, ids]))
+
+
+def test_a_failed_extend_changes_nothing(X):
+    rq = RQKMeans((8, 8), random_state=0).fit(X[:400])
+    with pytest.raises(ValueError, match="contains NaN"):
+        rq.extend(np.full((1, X.shape[1]), np.nan))
+    assert len(rq.catalogue_) == 400
+
+
+@pytest.mark.parametrize("balance", ["all", "last", [False, True]])
+def test_balance_holds_on_transform(X, balance):
+    rq = RQKMeans((10, 7), balance=balance, random_state=0).fit(X)
+    counts = np.bincount(rq.transform(X)[:, -1], minlength=7)
+    assert set(counts) <= {600 // 7, 600 // 7 + 1}
+    first = np.bincount(rq.transform(X)[:, 0], minlength=10)
+    assert (first.tolist() == [60] * 10) == (balance == "all")
+
+
+def test_thread_count_does_not_matter(X, two_threads):
+    fits = []
+    for threads in (1, 2):
+        two_threads(threads)
+        fits.append(RQKMeans((16, 16), balance="all", random_state=0).fit(X))
+    for name in ("codebooks_", "prices_"):
+        for one, two in zip(*(getattr(fit, name) for fit in fits), strict=True):
+            assert_array_equal(one, two)
+    assert_array_equal(fits[0].ids_, fits[1].ids_)
+
+
+def test_global_generators_are_left_alone(X):
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    RQKMeans((8, 8), random_state=0).fit(X)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert_array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002
+
+
+def test_fitted_on_a_sample_all_rows_are_encoded(X):
+    rq = RQKMeans((8, 8), max_samples=200, random_state=0).fit(X)
+    assert rq.codes_.shape == (600, 2)
+    assert_array_equal(rq.predict(X), rq.ids_)
+
+
+def test_memory_map_layout_and_frames_give_the_same_codes(X, fitted, tmp_path):
+    np.save(tmp_path / "X.npy", X)
+    mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
+    for other in (mapped, np.asfortranarray(X)):
+        assert_array_equal(clone(fitted).fit(other).ids_, fitted.ids_)
+    frame = pd.DataFrame(X, columns=[f"f{i}" for i in range(X.shape[1])])
+    named = clone(fitted).fit(frame)
+    assert_array_equal(named.ids_, fitted.ids_)
+    assert named.feature_names_in_[1] == "f1"
+    assert named.set_output(transform="pandas").transform(frame).columns.tolist() == [
+        "rqkmeans0",
+        "rqkmeans1",
+        "rqkmeans2",
+    ]
+
+
+def test_few_distinct_rows_clamp_the_codebooks_with_one_warning():
+    X = np.repeat([[0.0, 1.0], [4.0, 1.0], [9.0, 5.0]], 7, axis=0)
+    with pytest.warns(UserWarning, match=r"\(5, 5\) became \(3, 1\)") as record:
+        rq = RQKMeans((5, 5), balance="none", random_state=0).fit(X)
+    assert len(record) == 1
+    assert rq.score(X) == 0
+    assert collision_rate(rq.ids_) == 0
+
+
+@pytest.mark.filterwarnings("ignore:codebook_sizes:UserWarning")
+@pytest.mark.parametrize(
+    "X",
+    [
+        np.ones((1, 3)),
+        np.ones((20, 3)),
+        np.c_[np.arange(20.0), np.ones(20)],
+        np.random.default_rng(0).normal(size=(30, 4)) * 1e30,
+        np.random.default_rng(0).normal(size=(30, 4)) * 1e-30,
+        np.random.default_rng(0).normal(size=(30, 4)).astype(np.float16),
+        np.random.default_rng(0).integers(0, 9, size=(30, 4)),
+    ],
+    ids=["one row", "equal rows", "constant", "huge", "tiny", "half", "integers"],
+)
+def test_odd_data(X):
+    rq = RQKMeans((4, 4), balance="all", random_state=0).fit(X)
+    assert_array_equal(rq.predict(X), rq.ids_)
+    assert collision_rate(rq.ids_) == 0
+    spread = np.var(X.astype(np.float64), axis=0).mean()
+    assert -rq.score(X) <= spread + 1e-12
+
+
+def test_crowded_level_says_so(X):
+    data = np.concatenate([np.repeat(X[:1], 300, axis=0), X[:300]])
+    with pytest.warns(UserWarning, match="level 0 cannot be balanced: 50% of its rows"):
+        rq = RQKMeans((8, 8), balance=[True, False], random_state=0).fit(data)
+    assert collision_rate(rq.ids_) == 0
+    assert_array_equal(rq.predict(data), rq.ids_)
+
+
+@pytest.mark.parametrize(
+    "params, message",
+    [
+        ({"codebook_sizes": ()}, r"codebook_sizes=\(\) should be a sequence of one"),
+        ({"codebook_sizes": (4.0, 4)}, "should be a sequence of one integer per level"),
+        ({"codebook_sizes": (4, 0)}, r"\(4, 0\) should be >= 1 at every level"),
+        ({"balance": [True]}, r"balance=\[True\] should be 'none', 'last', 'all' or"),
+        ({"balance": "first"}, "'balance' parameter of RQKMeans must be"),
+        ({"device": "tpu"}, "device='tpu' should be 'auto', 'cpu' or 'cuda'"),
+        ({"device": "meta"}, "device='meta' should be 'auto', 'cpu' or 'cuda'"),
+        ({"max_iter": 0}, "'max_iter' parameter of RQKMeans must be an int"),
+        ({"tol": -1}, "'tol' parameter of RQKMeans must be a float"),
+        ({"max_samples": 0}, "'max_samples' parameter of RQKMeans must be an int"),
+    ],
+)
+def test_bad_parameters_are_named(X, params, message):
+    with pytest.raises(ValueError, match=message):
+        RQKMeans(**{"codebook_sizes": (4, 4), **params}).fit(X)
+
+
+@pytest.mark.parametrize(
+    "codes, message",
+    [
+        ([[0.5, 1.0, 0.0]], "should be integers of 3 or 4 columns"),
+        ([[0, 1]], "should be integers of 3 or 4 columns"),
+        ([[0, 16, 0]], r"codes\[0, 1\]=16 should be in \[0, 16\)"),
+        ([[0, 0, 0], [-1, 0, 0]], r"codes\[1, 0\]=-1 should be in \[0, 16\)"),
+    ],
+)
+def test_bad_codes_are_named(fitted, codes, message):
+    with pytest.raises(ValueError, match=message):
+        fitted.inverse_transform(codes)
+
+
+def test_unfitted_estimators_say_so(X):
+    for method in ("transform", "predict", "extend", "inverse_transform", "score"):
+        with pytest.raises(NotFittedError, match="is not fitted yet"):
+            getattr(RQKMeans(), method)(X)
+
+
+def test_verbose_shows_a_bar_with_the_time_left(X, capsys):
+    RQKMeans((4, 4), random_state=0, verbose=1).fit(X)
+    bar = capsys.readouterr().err
+    assert "RQKMeans: 100%" in bar
+    assert "00:00<" in bar
+    RQKMeans((4, 4), random_state=0).fit(X)
+    assert capsys.readouterr().err == ""
+
+
+def test_interrupt_is_raised_and_loses_nothing(X, monkeypatch):
+    rq = RQKMeans((4, 4), random_state=0).fit(X)
+    ids = rq.ids_
+
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sk_rqkplus._rqkmeans.fit_codebook", interrupt)
+    with pytest.raises(KeyboardInterrupt):  # noqa: PT012
+        rq.fit(X)
+    assert_array_equal(rq.predict(X), ids)
+
+
+def test_pipeline_serves_rows_one_by_one(X):
+    # The last bit of what a PCA returns depends on the batch.
+    model = Pipeline([("pca", PCA(12)), ("sid", RQKMeans((16, 16), random_state=0))])
+    ids = model.fit_predict(X)
+    codes = model.transform(X)
+    assert_array_equal(np.concatenate([model.transform(x[None]) for x in X]), codes)
+    assert_array_equal(np.concatenate([model.predict(x[None]) for x in X]), ids)
+
+
+def test_grid_search_does_not_depend_on_workers(X):
+    grid = {"codebook_sizes": [(8, 8), (4, 4, 4)], "balance": ["none", "last"]}
+    results = []
+    for n_jobs in (1, 2):
+        search = GridSearchCV(
+            RQKMeans(random_state=0),
+            grid,
+            scoring=SCORERS,
+            refit="reconstruction_mse",
+            cv=2,
+            n_jobs=n_jobs,
+        ).fit(X)
+        results.append(search.cv_results_)
+    for key, values in results[0].items():
+        if "time" not in key and not key.startswith("param"):
+            assert_array_equal(values, results[1][key])
+
+
+def test_another_process_gives_the_same_ids(X, fitted, tmp_path):
+    np.save(tmp_path / "X.npy", X)
+    np.save(tmp_path / "ids.npy", fitted.ids_)
+    joblib.dump(fitted, tmp_path / "model.joblib")
+    script = (
+        "import joblib, numpy as np; m = joblib.load('model.joblib');"
+        "X, ids = np.load('X.npy'), np.load('ids.npy');"
+        "assert (m.predict(X) == ids).all(); assert (m.transform(X) == m.codes_).all()"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
+
+
+def test_industrial_floors(industrial):
+    """Published sizes on a real catalogue: balance, error and collisions."""
+    n, K = len(industrial), 256
+    rq = RQKMeans((K,) * 3, balance="all", random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rq.fit(industrial)
+    assert -rq.score(industrial) <= 0.00074
+    for codes in (rq.codes_, rq.transform(industrial)):
+        for column in codes.T:
+            counts = np.bincount(column, minlength=K)
+            assert n // K - 1 <= counts.min()
+            assert counts.max() <= n // K + 1
+    assert collision_rate(rq.ids_[:, :3]) == 0
+    assert np.square(industrial - rq.inverse_transform(rq.ids_)).mean() <= 0.00076
