@@ -1,7 +1,7 @@
 """Semantic IDs from item embeddings, with scikit-learn estimators.
 
-``RQKMeans`` learns residual k-means codebooks; ``RQKMeansPlus`` fine-tunes them inside a
-residual autoencoder. ``transform`` returns codes, ``predict`` unique IDs, and
+``RQKMeans`` learns residual k-means codebooks; ``RQKMeansPlus`` fine-tunes them inside
+a residual autoencoder. ``transform`` returns codes, ``predict`` unique IDs, and
 ``sk_rqkplus.tokens`` writes them as the tokens that generative recommenders train on.
 """
 

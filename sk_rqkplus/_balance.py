@@ -228,7 +228,8 @@ def repair(
         Prices that give this assignment with the widest margins that were found.
     """
     cells = _Cells(distances, labels, len(prices))
-    best = (_violation(cells.counts, lower, upper), cells.labels, prices, None)
+    violation = _violation(cells.counts, lower, upper)
+    best = (violation, cells.labels.clone(), prices, cells.frontier.copy())
     patience = 2 * len(prices)
     while best[0] > 0 and patience > 0:
         path, prices = _cheapest_path(cells, prices, lower, upper)
@@ -241,11 +242,13 @@ def repair(
             best = (violation, cells.labels.clone(), prices, cells.frontier.copy())
             patience = 2 * len(prices)
     _, labels, prices, frontier = best
-    return labels, _centre(prices, cells.frontier if frontier is None else frontier)
+    return labels, _centre(prices, frontier)
 
 
 def _violation(counts: np.ndarray, lower: int, upper: int) -> int:
-    return int(np.maximum(counts - upper, 0).sum() + np.maximum(lower - counts, 0).sum())
+    return int(
+        np.maximum(counts - upper, 0).sum() + np.maximum(lower - counts, 0).sum()
+    )
 
 
 def _cheapest_path(

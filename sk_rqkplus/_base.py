@@ -189,7 +189,7 @@ class BaseQuantizer(
         return X
 
     def score(self, X, y=None):
-        """Minus the mean squared reconstruction error, so that higher is better.
+        """Negative mean squared reconstruction error, so that higher is better.
 
         Parameters
         ----------

@@ -1,4 +1,4 @@
-"""Codebooks in the published .npz: one array ``codebook_0``, ``codebook_1`` … a level."""
+"""Codebooks in the published .npz: one array a level, ``codebook_0`` first."""
 
 from collections.abc import Sequence
 from os import PathLike
@@ -31,7 +31,12 @@ def read_codebooks(path: str | PathLike, n_levels: int) -> list[np.ndarray]:
         If keys are missing or there are more of them; the message names them.
     """
     wanted = [f"codebook_{level}" for level in range(n_levels)]
-    with np.load(Path(path), allow_pickle=False) as file:
+    file = np.load(Path(path), allow_pickle=False)
+    if not isinstance(file, np.lib.npyio.NpzFile):
+        raise ValueError(
+            f"codebooks={str(path)!r} should be an .npz file with the keys {wanted}."
+        )
+    with file:
         found = [key for key in file.files if key.startswith("codebook_")]
         missing = [key for key in wanted if key not in found]
         if missing or len(found) != n_levels:
@@ -62,4 +67,4 @@ def write_codebooks(
     books = {f"codebook_{i}": np.asarray(book) for i, book in enumerate(codebooks)}
     books["codebook_0"] = (books["codebook_0"] + mean).astype(np.float32)
     with atomic_write(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **books)
+        np.savez(file, **books)  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ fixed size, so that a codebook does not depend on the number of threads.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import torch
@@ -15,13 +16,13 @@ from sk_rqkplus._balance import Distances, capacities, repair, sweep_prices
 from sk_rqkplus._nearest import Codewords, nearest
 
 CHUNK_ROWS = 16_384
-# k-means++ looks at this many rows, and at a random projection of more values than this.
+# k-means++ looks at this many rows, projected where they have more values.
 INIT_ROWS, INIT_VALUES = 8192, 2**19
 # Lloyd settles on this many rows per codeword before it sees all of them.
 COARSE_ROWS = 128
-# Balanced Lloyd: the prices of the first iteration are annealed from warm to cool, later
-# ones follow the codewords at the cool end, and the last ones are exact. Temperatures
-# are in units of the mean gap between the two nearest codewords.
+# Balanced Lloyd: the prices of the first iteration are annealed from warm to cool,
+# later ones follow the codewords at the cool end, and the last ones are exact.
+# Temperatures are in units of the mean gap between the two nearest codewords.
 BALANCED_ITERATIONS, EXACT_ITERATIONS = 12, 2
 FIRST_SWEEPS, SWEEPS, EXACT_SWEEPS = 60, 10, 60
 WARM, COOL, COLD = 2.0, 0.1, 0.02
@@ -88,7 +89,7 @@ def partial_stats(rows: Tensor, labels: Tensor, n_codewords: int) -> Stats:
     stats : Stats
         Float64, added in the order of the rows.
     """
-    total = None
+    parts = []
     for chunk, label in zip(
         rows.split(CHUNK_ROWS), labels.split(CHUNK_ROWS), strict=True
     ):
@@ -101,9 +102,8 @@ def partial_stats(rows: Tensor, labels: Tensor, n_codewords: int) -> Stats:
             mode="sum",
         )
         squares = float(values.square().sum(1).cpu().numpy().sum())
-        part = Stats(sums, counts, squares)
-        total = part if total is None else total + part
-    return total
+        parts.append(Stats(sums, counts, squares))
+    return reduce(Stats.__add__, parts)
 
 
 def fit_codebook(

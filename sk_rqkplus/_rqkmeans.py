@@ -7,6 +7,7 @@ import torch
 from sklearn.utils import check_random_state
 from sklearn.utils.random import sample_without_replacement
 
+from sk_rqkplus._balance import capacities
 from sk_rqkplus._base import NON_NEGATIVE, POSITIVE_INT, BaseQuantizer
 from sk_rqkplus._compat import StrOptions, _fit_context
 from sk_rqkplus._lloyd import (
@@ -15,7 +16,6 @@ from sk_rqkplus._lloyd import (
     crowded,
     fit_codebook,
 )
-from sk_rqkplus._balance import capacities
 from sk_rqkplus._nearest import Codewords, nearest
 from sk_rqkplus._progress import progress
 from sk_rqkplus._residual import power_of_two
@@ -125,8 +125,8 @@ class RQKMeans(BaseQuantizer):
 
     References
     ----------
-    "GPR: Towards a Generative Pre-trained One-Model Paradigm for Large-Scale Advertising
-    Recommendation", arXiv 2511.10138.
+    "GPR: Towards a Generative Pre-trained One-Model Paradigm for Large-Scale
+    Advertising Recommendation", arXiv 2511.10138.
 
     Aurenhammer, Hoffmann and Aronov, "Minkowski-type theorems and least-squares
     clustering", Algorithmica 20, 1998.

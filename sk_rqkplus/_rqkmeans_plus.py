@@ -228,8 +228,8 @@ class RQKMeansPlus(BaseQuantizer):
 
     References
     ----------
-    "GPR: Towards a Generative Pre-trained One-Model Paradigm for Large-Scale Advertising
-    Recommendation", arXiv 2511.10138.
+    "GPR: Towards a Generative Pre-trained One-Model Paradigm for Large-Scale
+    Advertising Recommendation", arXiv 2511.10138.
 
     "MiniOneRec: An Open-Source Framework for Scaling Generative Recommendation", arXiv
     2510.24431.
@@ -386,7 +386,13 @@ class RQKMeansPlus(BaseQuantizer):
 
     @property
     def net_(self):
-        """Skorch net of the fitted model, built anew at every access."""
+        """Skorch net of the fitted model, built anew at every access.
+
+        Returns
+        -------
+        net : skorch.NeuralNet
+            Initialised, with the fitted weights.
+        """
         check_is_fitted(self)
         device = self._resolve_device()
         net = self._make_net(self._fitted_module(), device, [])

@@ -110,7 +110,8 @@ class ResidualMLP(nn.Module):
     def reset(self, generator: torch.Generator) -> None:
         """Draw the weights, but leave those of the last Linear at zero."""
         self.mlp.reset(generator)
-        nn.init.zeros_(self.mlp.mlp_layers[-1].weight)
+        last = self.mlp.mlp_layers[-1]
+        nn.init.zeros_(last.get_parameter("weight"))
 
     def forward(self, X: Tensor) -> Tensor:
         """Add what the layers make of X to X."""
@@ -152,6 +153,10 @@ class VectorQuantizer(nn.Module):
         )
         self.sinkhorn_epsilon = sinkhorn_epsilon
         self.sinkhorn_iter = sinkhorn_iter
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Codeword of every row of a batch."""
+        return self.embedding(self.assign(rows))
 
     @torch.no_grad()
     def assign(self, rows: Tensor) -> Tensor:
@@ -236,7 +241,7 @@ class ResidualQuantizer(nn.Module):
         residual, total = latent, torch.zeros_like(latent)
         losses = []
         for layer in self.vq_layers:
-            word = layer.embedding(layer.assign(residual))
+            word = layer(residual)
             codebook_loss = F.mse_loss(word, residual.detach())
             commitment_loss = F.mse_loss(word.detach(), residual)
             losses.append(codebook_loss + self.beta * commitment_loss)

@@ -307,9 +307,7 @@ class Tick(Callback):
             raise StopTraining
 
 
-def learning_rate(
-    schedule: str, n_warmup: int, n_steps: int
-) -> Callable[[int], float]:
+def learning_rate(schedule: str, n_warmup: int, n_steps: int) -> Callable[[int], float]:
     """Factor of the learning rate at every optimizer step.
 
     Parameters

@@ -94,7 +94,7 @@ def _parser():
         "--model",
         type=Path,
         required=True,
-        help="directory that fit wrote; loading it runs code, so trust where it is from",
+        help="directory that fit wrote; loading runs code, so trust its origin",
     )
     encode.add_argument("--out", type=Path, required=True, help="index.json to write")
     encode.add_argument("--force", action="store_true", help="overwrite the output")
@@ -196,7 +196,9 @@ def _encode(args):
     _refuse(args.out, args.force)
     path = args.model / MODEL_FILE
     if not path.exists():
-        raise ValueError(f"--model {args.model} should hold {MODEL_FILE}. Run fit first.")
+        raise ValueError(
+            f"--model {args.model} should hold {MODEL_FILE}. Run fit first."
+        )
     model = joblib.load(path)
     X = _load_embeddings(args.embeddings)
     # In one call, since IDs of new rows are unique within a call.

@@ -245,7 +245,7 @@ class Catalogue:
         sketches: np.ndarray,
         distances: LastDistances | None = None,
     ) -> np.ndarray:
-        """IDs of rows, those of unknown rows provisional.
+        """Look up the IDs of rows; those of unknown rows are provisional.
 
         Parameters
         ----------
@@ -314,8 +314,8 @@ class Catalogue:
         if codes.shape[1] != len(self.codebook_sizes):
             raise ValueError(
                 f"codes have {codes.shape[1]} levels, which should equal the "
-                f"{len(self.codebook_sizes)} codebooks of the catalogue. Give the codes "
-                "of the model that the catalogue belongs to."
+                f"{len(self.codebook_sizes)} codebooks of the catalogue. Give the "
+                "codes of the model that the catalogue belongs to."
             )
         if len(sketches) != len(codes):
             raise ValueError(
@@ -376,7 +376,7 @@ class Catalogue:
         return np.column_stack([prefixes, slots % size, slots // size])
 
     def _match(self, keys: np.ndarray, sketches: np.ndarray) -> np.ndarray:
-        """Entry of every row, or -1: equal sketches first, then within the tolerance."""
+        """Entry of every row, or -1: equal sketches first, then close ones."""
         found = np.full(len(keys), -1)
         wanted = np.unique(keys)
         start = np.searchsorted(self._keys, wanted, side="left")

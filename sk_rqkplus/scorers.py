@@ -12,7 +12,7 @@ __all__ = ["SCORERS", "mean_perplexity", "neg_collision_rate", "neg_reconstructi
 
 
 def neg_reconstruction_mse(estimator, X, y=None) -> float:
-    """Minus the mean squared reconstruction error, the estimators' own score.
+    """Negative mean squared reconstruction error, the estimators' own score.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ def neg_reconstruction_mse(estimator, X, y=None) -> float:
 
 
 def neg_collision_rate(estimator, X, y=None) -> float:
-    """Minus the collision rate of the codes, before they are made unique.
+    """Negative collision rate of the codes, before they are made unique.
 
     It depends on the number of rows: compare values of equally large sets only.
 

@@ -80,13 +80,17 @@ def to_tokens(
         row.append(token)
     if suffix == "always":
         return rows
-    keep = _shared(ids[:, :-1]) if suffix == "on_collision" else np.zeros(len(ids), bool)
+    keep = (
+        _shared(ids[:, :-1]) if suffix == "on_collision" else np.zeros(len(ids), bool)
+    )
     return [row if kept else row[:-1] for row, kept in zip(rows, keep, strict=True)]
 
 
 def _shared(codes: np.ndarray) -> np.ndarray:
     """Which rows have a code that another row has too."""
-    _, inverse, counts = np.unique(codes, axis=0, return_inverse=True, return_counts=True)
+    _, inverse, counts = np.unique(
+        codes, axis=0, return_inverse=True, return_counts=True
+    )
     return counts[inverse.reshape(-1)] > 1
 
 
@@ -174,7 +178,9 @@ def read_index_json(
             raise ValueError(f"{path} lacks the key {str(row)!r} of row {row}.")
         tokens, place = index[str(row)], f"{path}, key {str(row)!r}"
         if not isinstance(tokens, list):
-            raise ValueError(f"{place} has {tokens!r}, which should be a list of tokens.")
+            raise ValueError(
+                f"{place} has {tokens!r}, which should be a list of tokens."
+            )
         if len(tokens) not in lengths:
             raise ValueError(
                 f"{place} has {len(tokens)} tokens, which should be "
@@ -195,7 +201,9 @@ def _parse(tokens: list, place: str) -> np.ndarray:
     for letter, token in zip(LETTERS, tokens, strict=False):
         match = TOKEN.fullmatch(token) if isinstance(token, str) else None
         if match is None or match[1] != letter:
-            raise ValueError(f"{place} has {token!r}, which should be like <{letter}_7>.")
+            raise ValueError(
+                f"{place} has {token!r}, which should be like <{letter}_7>."
+            )
         if int(match[2]) > np.iinfo(np.int32).max:
             raise ValueError(f"{place} has {token!r}, which should fit into 32 bits.")
         values.append(int(match[2]))

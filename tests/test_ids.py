@@ -112,6 +112,11 @@ def test_reassign_past_capacity_falls_back_to_the_suffix():
     assert_array_equal(ids[2:], [[0, 1, 1], [0, 1, 2], [0, 1, 3]])
 
 
+def test_the_first_items_are_placed_even_where_a_later_one_is_nearer():
+    ids = reassign([[0, 1]] * 3, [[9, 8], [9, 9], [0, 0]])
+    assert_array_equal(ids, [[0, 1, 0], [0, 0, 0], [0, 1, 1]])
+
+
 def test_reassign_stays_off_codewords_that_are_taken():
     # Codeword 0 is the nearest and 1 the next, both are taken by others.
     ids = reassign([[3, 0]], [[0, 1, 2, 3]], taken=[[3, 0, 0], [3, 1, 0], [4, 2, 0]])

@@ -67,7 +67,9 @@ def test_losses_and_gradient_norms(run, trace):
     _, _, net = run
     keys = ["train_loss", "reconstruction_loss", "quantisation_loss", "gradient_norm"]
     steps = [
-        [batch[key] for key in keys] for epoch in net.history for batch in epoch["batches"]
+        [batch[key] for key in keys]
+        for epoch in net.history
+        for batch in epoch["batches"]
     ]
     assert np.shape(steps) == (18, 4)
     assert_allclose(steps, trace["steps"], rtol=1e-5)

@@ -69,10 +69,9 @@ def test_ids_are_unique(X, dedup):
 
 
 def test_reassign_needs_no_suffix_where_there_is_room(X):
-    rq = RQKMeans((16, 64), random_state=0).fit(X)
+    rq = RQKMeans((16, 100), random_state=0).fit(X)
     assert collision_rate(rq.codes_) > 0
-    largest = np.bincount(rq.codes_[:, 0]).max()
-    assert largest <= 64
+    assert np.bincount(rq.codes_[:, 0]).max() <= 100
     assert (rq.ids_[:, -1] == 0).all()
 
 
@@ -154,7 +153,8 @@ def test_few_distinct_rows_clamp_the_codebooks_with_one_warning():
     with pytest.warns(UserWarning, match=r"\(5, 5\) became \(3, 1\)") as record:
         rq = RQKMeans((5, 5), balance="none", random_state=0).fit(X)
     assert len(record) == 1
-    assert rq.score(X) == 0
+    # Codebooks are float32, this X is not.
+    assert rq.score(X) == pytest.approx(0, abs=1e-12)
     assert collision_rate(rq.ids_) == 0
 
 
@@ -245,7 +245,7 @@ def test_interrupt_is_raised_and_loses_nothing(X, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("sk_rqkplus._rqkmeans.fit_codebook", interrupt)
-    with pytest.raises(KeyboardInterrupt):  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt):
         rq.fit(X)
     assert_array_equal(rq.predict(X), ids)
 
