@@ -165,7 +165,10 @@ def _estimator(kind, args, **defaults):
 
 
 def _load_embeddings(path):
-    X = np.load(path, mmap_mode="r", allow_pickle=False)
+    try:
+        X = np.load(path, mmap_mode="r", allow_pickle=False)
+    except ValueError as error:
+        raise ValueError(f"{path} should be a .npy file of numbers: {error}") from error
     if not isinstance(X, np.ndarray):
         raise ValueError(f"{path} should be a .npy file with one matrix.")
     return X
