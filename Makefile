@@ -45,6 +45,11 @@ lint: $(VENV)/.installed-lint ## ruff, mypy, numpydoc and codespell
 	$(BIN)/numpydoc lint $$(find sk_rqkplus -name '*.py')
 	$(BIN)/codespell
 
+.PHONY: docs
+docs: $(VENV)/.installed-docs ## Examples of the guide, and its pages into docs/_build/html
+	$(BIN)/python -m doctest -o ELLIPSIS -o NORMALIZE_WHITESPACE docs/*.rst
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+
 .PHONY: wheel
 wheel: $(VENV)/.installed-dev ## Build the sdist, and the wheel from it, into dist/
 	rm -rf dist
@@ -55,7 +60,7 @@ dev: $(VENV)/.installed-dev ## Environment with all tools, for an editor or pre-
 
 .PHONY: clean
 clean: ## Remove all that these targets make
-	rm -rf $(VENV) $(OLDEST) dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(OLDEST) dist docs/_build .pytest_cache .mypy_cache .ruff_cache
 	find sk_rqkplus tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/pyvenv.cfg:

@@ -28,7 +28,9 @@ html_show_sourcelink = False
 
 def quote_attribute(app, what, name, obj, options, lines):
     """Keep reST from reading the underscore of n_features_in_ as a link."""
-    lines[:] = [line.replace("(n_features_in_,)", "(`n_features_in_`,)") for line in lines]
+    lines[:] = [
+        line.replace("(n_features_in_,)", "(`n_features_in_`,)") for line in lines
+    ]
 
 
 def setup(app):

@@ -41,14 +41,24 @@ for n_levels in depths:
     collisions.append(metrics.collision_rate(rq.codes_))
     suffixes.append((rq.ids_[:, -1] > 0).mean())
 
-# %%
-# RESULT
-
 print("levels  error fitted  held out  collisions  suffix after reassign")
 for row in zip(depths, fitted, held_out, collisions, suffixes, strict=True):
     print("{:6d}  {:12.3f}  {:8.3f}  {:10.1%}  {:21.1%}".format(*row))
 
 # %%
+# Two levels find the larger branches and leave 6 % of the variance. Each further level
+# takes a fifth to three tenths off the error. The held-out rows follow, at a distance
+# that grows from 5 % of the error with one level to 15 % with five: later levels fit
+# the rows they see.
+#
+# Collisions fall more slowly. Branches differ in size, and the largest ones stay
+# crowded: with four levels half of the items are still one too many for their code.
+# Reassignment within a prefix takes care of most of them. A suffix is left for 14 % of
+# the items with three levels, for 5 % with four and for 0.1 % with five.
+#
+# So four levels of 32 are enough here if a few suffixes do no harm, and five if every
+# item should be told apart by its code alone.
+#
 # In a picture
 # ------------
 

@@ -10,7 +10,7 @@ import importlib
 import inspect
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from numbers import Integral, Real
 from types import ModuleType
 
@@ -264,6 +264,8 @@ def _api_items() -> dict[str, str]:
     found: dict[int, tuple[str, object]] = {}
     for namespace in _namespaces():
         for name, item in _public_objects(namespace):
+            # torch wraps some functions anew once its compiler has been imported.
+            item = inspect.unwrap(item)
             known = found.setdefault(id(item), (name, item))
             if (len(name), name) < (len(known[0]), known[0]):
                 found[id(item)] = name, item
@@ -284,7 +286,7 @@ def _namespaces() -> Iterator[ModuleType]:
             yield module
 
 
-def _public_objects(namespace: ModuleType) -> Iterator[tuple[str, object]]:
+def _public_objects(namespace: ModuleType) -> Iterator[tuple[str, Callable]]:
     """Yield the functions and classes of a namespace under their full names."""
     listed = hasattr(namespace, "__all__")
     for name in namespace.__all__ if listed else dir(namespace):
