@@ -94,9 +94,10 @@ class RQKMeansPlus(BaseQuantizer):
         those of all levels but the first.
 
     codebooks : RQKMeans, sequence of ndarray, path or None, default=None
-        Codebooks to start from: a fitted :class:`RQKMeans`, one array per level, or an
-        .npz file with keys ``codebook_0``, ``codebook_1`` and so on. Arrays and files
-        are taken to be un-centred: ``mean_`` is then zero. None fits ``rqkmeans``.
+        Codebooks to start from: a fitted :class:`RQKMeans` (in a search, wrapped in
+        :class:`sklearn.frozen.FrozenEstimator`), one array per level, or an .npz file
+        with keys ``codebook_0``, ``codebook_1`` and so on. Arrays and files are taken
+        to be un-centred: ``mean_`` is then zero. None fits ``rqkmeans``.
 
     rqkmeans : RQKMeans, default=None
         First stage to clone and fit, with the ``codebook_sizes`` of this estimator;
@@ -446,7 +447,12 @@ class RQKMeansPlus(BaseQuantizer):
 
     def _check_first_stage(self, first, X, sizes):
         """Check that a fitted first stage suits the data."""
-        check_is_fitted(first, "codebooks_")
+        if not hasattr(first, "codebooks_"):
+            raise ValueError(
+                "codebooks is an estimator that should be fitted. clone and "
+                "GridSearchCV return it to its unfitted state: wrap it in "
+                "sklearn.frozen.FrozenEstimator, or give rqkmeans and memory instead."
+            )
         found = tuple(np.asarray(first.codebook_sizes).tolist())
         if found != tuple(sizes):
             raise ValueError(

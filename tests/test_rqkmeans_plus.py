@@ -10,6 +10,7 @@ import torch
 from numpy.testing import assert_array_equal
 from sklearn.base import clone
 from sklearn.decomposition import PCA
+from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline
 from skorch.callbacks import Callback
@@ -221,6 +222,13 @@ def test_first_stage_of_other_sizes_is_refused(X, fitted):
         plus(codebooks=fitted, codebook_sizes=(8, 8)).fit(X)
     with pytest.raises(ValueError, match="n_features=24, which should equal"):
         plus(codebooks=fitted).fit(X[:, :20])
+
+
+def test_a_fitted_first_stage_in_a_search_is_frozen(X, fitted):
+    model = plus(codebooks=FrozenEstimator(fitted), max_epochs=0)
+    assert_array_equal(clone(model).fit(X).ids_, fitted.ids_)
+    with pytest.raises(ValueError, match="codebooks is an estimator that should be f"):
+        clone(plus(codebooks=fitted)).fit(X)
 
 
 class At(Callback):
