@@ -26,7 +26,7 @@ demo: $(VENV)/.installed ## Semantic IDs of the embedded catalogue, from nothing
 
 .PHONY: test
 test: $(VENV)/.installed-test ## Tests, and the doctests of the package and README
-	$(BIN)/python -m pytest $(ARGS)
+	SCIPY_ARRAY_API=1 $(BIN)/python -m pytest $(ARGS)
 
 # The overlay shadows two packages of the environment and shares the rest, torch above
 # all. scikit-learn 1.6 hands pytest a generator, which pytest 9 warns of.
@@ -34,7 +34,7 @@ test: $(VENV)/.installed-test ## Tests, and the doctests of the package and READ
 test-oldest: $(VENV)/.installed-test $(OLDEST)/.installed ## The scikit-learn contract on scikit-learn 1.6
 	PYTHONPATH=$(CURDIR)/$(OLDEST) $(BIN)/python -c \
 	    "import scipy.linalg, sklearn; assert sklearn.__version__ == '1.6.1', sklearn"
-	PYTHONPATH=$(CURDIR)/$(OLDEST) $(BIN)/python -m pytest tests/test_common.py \
+	SCIPY_ARRAY_API=1 PYTHONPATH=$(CURDIR)/$(OLDEST) $(BIN)/python -m pytest tests/test_common.py \
 	    -W "ignore:Passing a non-Collection iterable:DeprecationWarning" $(ARGS)
 
 .PHONY: lint
