@@ -82,7 +82,8 @@ def capacities(n_rows: int, n_codewords: int, tol: float) -> tuple[int, int]:
         ``floor((1 - tol) n / K)`` and ``ceil((1 + tol) n / K)``.
     """
     even = n_rows / n_codewords
-    return max(0, int(np.floor((1 - tol) * even))), int(np.ceil((1 + tol) * even))
+    upper = min(np.ceil((1 + tol) * even), n_rows)
+    return max(0, int(np.floor((1 - min(tol, 1)) * even))), int(upper)
 
 
 def sweep_prices(

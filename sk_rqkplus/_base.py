@@ -1,5 +1,6 @@
 """What all estimators share: from a fitted quantiser to codes, IDs and errors."""
 
+from contextlib import contextmanager
 from numbers import Integral, Real
 
 import numpy as np
@@ -19,6 +20,24 @@ CHUNK_ROWS = 16_384
 # Rounding moves a row that comes through float32 matrix products by about 1e-7 of its
 # norm; rows of a catalogue that differ by less than this are copies to any model.
 SKETCH_TOLERANCE = 1e-5
+
+
+def column_means(X: np.ndarray) -> np.ndarray:
+    """Mean of every column, a chunk of rows at a time.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features)
+        Rows.
+
+    Returns
+    -------
+    means : ndarray of shape (n_features,), float64
+        Their mean.
+    """
+    chunks = range(0, len(X), CHUNK_ROWS)
+    total = sum(X[i : i + CHUNK_ROWS].sum(axis=0, dtype=np.float64) for i in chunks)
+    return np.asarray(total / len(X))
 
 
 class BaseQuantizer(
@@ -119,7 +138,7 @@ class BaseQuantizer(
         codes = self._encode(X)
         distances = self._last_distances(X, codes)
         if hasattr(self, "catalogue_"):
-            return self.catalogue_.lookup(codes, sketch(X), distances)
+            return self.catalogue_.lookup(codes, self._sketch(X), distances)
         return self._deduplicate(codes, distances)
 
     def extend(self, X):
@@ -150,7 +169,7 @@ class BaseQuantizer(
             )
         codes = self._encode(X)
         distances = self._last_distances(X, codes)
-        return self.catalogue_.extend(codes, sketch(X), distances)
+        return self.catalogue_.extend(codes, self._sketch(X), distances)
 
     def inverse_transform(self, codes):
         """Reconstruct embeddings.
@@ -212,6 +231,19 @@ class BaseQuantizer(
             check_is_fitted(self)
         return validate_data(self, X, dtype=[np.float64, np.float32], reset=reset)
 
+    @contextmanager
+    def _all_or_nothing(self):
+        """Leave the estimator as it was, if a fit does not come to its end."""
+        before = dict(vars(self))
+        try:
+            yield
+        except BaseException:
+            # scikit-learn closes its callbacks by attributes that must stay.
+            kept = {k: v for k, v in vars(self).items() if "_callback" in k}
+            self.__dict__.clear()
+            self.__dict__.update({**before, **kept})
+            raise
+
     def _resolve_sizes(self):
         """Check the codebook sizes and which of the levels are balanced."""
         sizes = np.asarray(self.codebook_sizes)
@@ -270,14 +302,20 @@ class BaseQuantizer(
         distances = self._last_distances(X, codes)
         self.__dict__.pop("catalogue_", None)
         if self.store_catalogue:
-            sketches = sketch(X)
-            scale = float(np.sqrt(np.square(sketches, dtype=np.float64).mean()))
+            self._sketch_origin = column_means(X)
+            sketches = self._sketch(X)
+            spread = np.sqrt(np.square(sketches, dtype=np.float64).mean())
+            offset = np.sqrt(np.square(self._sketch_origin).mean())
+            tolerance = float(SKETCH_TOLERANCE * spread + 2.0**-22 * offset)
             sizes = [len(book) for book in self.codebooks_]
-            catalogue = Catalogue(sizes, self.dedup, SKETCH_TOLERANCE * scale)
+            catalogue = Catalogue(sizes, self.dedup, tolerance)
             self.ids_ = catalogue.extend(codes, sketches, distances)
             self.catalogue_ = catalogue
         else:
             self.ids_ = self._deduplicate(codes, distances)
+
+    def _sketch(self, X):
+        return sketch(X, self._sketch_origin)
 
     def _deduplicate(self, codes, distances):
         return deduplicate(

@@ -127,10 +127,19 @@ def _score_error(rows: Tensor, words: Codewords, noise: Tensor | None) -> Tensor
 
 def _input_roundoff(device: torch.device) -> float:
     """Unit roundoff to which a matrix product may first round its float32 inputs."""
-    if device.type == "cuda":
-        reduced = torch.backends.cuda.matmul.allow_tf32
-        return 2.0**-11 if reduced else 0.0
-    return 0.0 if torch.get_float32_matmul_precision() == "highest" else 2.0**-8
+    backend = torch.backends.cuda if device.type == "cuda" else torch.backends.mkldnn
+    settings = [
+        getattr(getattr(backend, "matmul", None), "fp32_precision", "none"),
+        getattr(torch.backends, "fp32_precision", "none"),
+    ]
+    try:
+        reduced = torch.get_float32_matmul_precision() != "highest"
+        reduced |= device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32
+    except RuntimeError:
+        # The older settings cannot be read once the newer ones are in use.
+        reduced = True
+    reduced |= not set(settings) <= {"none", "ieee"}
+    return 2.0**-8 if reduced else 0.0
 
 
 def _exact_pass(

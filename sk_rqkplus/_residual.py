@@ -94,7 +94,9 @@ def _encode_tile(
 ) -> Tensor:
     """Codes of one tile of rows."""
     if latent is None:
-        residual = centred(tile, mean, device, tile.dtype.type).float() / scale
+        residual = (
+            centred(tile, mean, device, np.result_type(tile, mean).type).float() / scale
+        )
     else:
         rows = latent(centred(tile, mean, device)) / scale
         residual = rows.float()

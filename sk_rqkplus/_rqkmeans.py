@@ -8,7 +8,13 @@ from sklearn.utils import check_random_state
 from sklearn.utils.random import sample_without_replacement
 
 from sk_rqkplus._balance import capacities
-from sk_rqkplus._base import NON_NEGATIVE, POSITIVE_INT, BaseQuantizer
+from sk_rqkplus._base import (
+    CHUNK_ROWS,
+    NON_NEGATIVE,
+    POSITIVE_INT,
+    BaseQuantizer,
+    column_means,
+)
 from sk_rqkplus._compat import StrOptions, _fit_context
 from sk_rqkplus._lloyd import (
     BALANCED_ITERATIONS,
@@ -20,7 +26,6 @@ from sk_rqkplus._nearest import Codewords, nearest
 from sk_rqkplus._progress import progress
 from sk_rqkplus._residual import power_of_two
 
-CHUNK_ROWS = 16_384
 # A level of which a larger share of rows are copies of a few is called unbalanced.
 CROWD = 0.05
 
@@ -201,39 +206,46 @@ class RQKMeans(BaseQuantizer):
         self : RQKMeans
             The fitted estimator.
         """
-        X = self._validate(X, reset=True)
-        sizes = self._resolve_sizes()
-        balanced = self._resolve_balance(len(sizes))
-        device = self._resolve_device()
-        rng = check_random_state(self.random_state)
+        with self._all_or_nothing():
+            X = self._validate(X, reset=True)
+            sizes = self._resolve_sizes()
+            balanced = self._resolve_balance(len(sizes))
+            device = self._resolve_device()
+            rng = check_random_state(self.random_state)
 
-        rows, self.mean_ = self._draw_rows(X, rng, device)
-        scale = power_of_two(float(rows.abs().max()))
-        levels = self._fit_levels(rows.div_(scale), sizes, balanced, rng)
-        self.codebooks_ = [
-            np.multiply(level.codebook.cpu().numpy(), scale, dtype=np.float32)
-            for level in levels
-        ]
-        self.prices_ = [level.prices.cpu().numpy() * scale**2 for level in levels]
-        self.n_iter_ = max(level.n_iter for level in levels)
-        self._publish(X, self._encode(X))
+            rows, self.mean_, scale = self._draw_rows(X, rng, device)
+            levels = self._fit_levels(rows, sizes, balanced, rng)
+            self.codebooks_ = [
+                np.multiply(level.codebook.cpu().numpy(), scale, dtype=np.float32)
+                for level in levels
+            ]
+            self.prices_ = [level.prices.cpu().numpy() * scale**2 for level in levels]
+            self.n_iter_ = max(level.n_iter for level in levels)
+            self._publish(X, self._encode(X))
         return self
 
     def _draw_rows(self, X, rng, device):
-        """Centred float32 rows to fit on, and the mean that was removed."""
+        """Rows to fit on, centred and scaled; the mean and the scale removed."""
         index = None
         if self.max_samples is not None and self.max_samples < len(X):
             index = np.sort(
                 sample_without_replacement(len(X), self.max_samples, random_state=rng)
             )
         X = X if index is None else X[index]
+        mean = column_means(X).astype(X.dtype)
         chunks = range(0, len(X), CHUNK_ROWS)
-        total = sum(X[i : i + CHUNK_ROWS].sum(axis=0, dtype=np.float64) for i in chunks)
-        mean = (total / len(X)).astype(X.dtype)
+        largest = max(float(np.abs(X[i : i + CHUNK_ROWS] - mean).max()) for i in chunks)
+        if largest and not 1e-36 < largest < 1e36:
+            raise ValueError(
+                f"X deviates from its mean by up to {largest:.3g}, which should be "
+                "between 1e-36 and 1e36, the range of float32 codebooks. Rescale X."
+            )
+        scale = power_of_two(largest)
         rows = torch.empty(X.shape, dtype=torch.float32)
         for i in chunks:
-            rows[i : i + CHUNK_ROWS] = torch.from_numpy(X[i : i + CHUNK_ROWS] - mean)
-        return rows.to(device), mean
+            part = torch.from_numpy(X[i : i + CHUNK_ROWS] - mean)
+            rows[i : i + CHUNK_ROWS] = part / scale
+        return rows.to(device), mean, scale
 
     def _fit_levels(self, rows, sizes, balanced, rng):
         """Fit level after level; ``rows`` becomes what the last one leaves over."""

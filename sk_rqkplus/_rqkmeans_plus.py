@@ -1,6 +1,5 @@
 """RQKMeansPlus: RQ-KMeans codebooks, fine-tuned inside a residual autoencoder."""
 
-import copy
 import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -368,21 +367,19 @@ class RQKMeansPlus(BaseQuantizer):
         ValueError
             If ``codebooks`` do not fit, or a loss is not finite.
         """
-        X = self._validate(X, reset=True)
-        sizes = self._resolve_sizes()
-        balanced = self._resolve_balance(len(sizes))
-        self._resolve_network(len(sizes))
-        rng = check_random_state(self.random_state)
+        with self._all_or_nothing():
+            X = self._validate(X, reset=True)
+            sizes = self._resolve_sizes()
+            balanced = self._resolve_balance(len(sizes))
+            self._resolve_network(len(sizes))
+            rng = check_random_state(self.random_state)
 
-        # Trained on a copy: a fit that is interrupted leaves the last one intact.
-        model = copy.copy(self)
-        start = model._warm_start(X, sizes, rng)
-        keeper, net = model._train(X, start, balanced, rng)
-        model._restore_best(X, keeper, balanced)
-        model.history_ = summarise(net.history, keeper.figures_)
-        model.n_iter_ = len(net.history)
-        model._publish(X, model._encode(X))
-        self.__dict__.update(model.__dict__)
+            start = self._warm_start(X, sizes, rng)
+            keeper, net = self._train(X, start, balanced, rng)
+            self._restore_best(X, keeper, balanced)
+            self.history_ = summarise(net.history, keeper.figures_)
+            self.n_iter_ = len(net.history)
+            self._publish(X, self._encode(X))
         return self
 
     @property
@@ -408,6 +405,11 @@ class RQKMeansPlus(BaseQuantizer):
             raise ValueError(
                 f"hidden_layer_sizes={self.hidden_layer_sizes!r} should be a sequence "
                 "of integers >= 1. Give for example (512,)."
+            )
+        if self.batch_norm and self.batch_size < 2:
+            raise ValueError(
+                f"batch_size={self.batch_size} should be >= 2 with batch_norm=True, "
+                "which needs the spread of a batch."
             )
         epsilon = np.asarray(self.sinkhorn_epsilon, dtype=float)
         if epsilon.shape not in ((), (n_levels,)) or not (epsilon >= 0).all():

@@ -73,10 +73,12 @@ class MLP(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         for i, (n_in, n_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
-            linear = nn.utils.skip_init(nn.Linear, n_in, n_out)
+            linear = nn.utils.skip_init(nn.Linear, n_in, n_out, dtype=torch.float32)
             layers += [Dropout(dropout, generator), linear]
             if i < len(sizes) - 2:
-                layers += [nn.BatchNorm1d(n_out)] * batch_norm + [nn.ReLU()]
+                layers += [nn.BatchNorm1d(n_out, dtype=torch.float32)] * batch_norm + [
+                    nn.ReLU()
+                ]
         self.mlp_layers = nn.Sequential(*layers)
 
     def reset(self, generator: torch.Generator) -> None:
@@ -200,13 +202,13 @@ def sinkhorn(distances: Tensor, epsilon: float, n_iter: int) -> Tensor:
     high, low = distances.max(), distances.min()
     middle = (high + low) / 2
     amplitude = high - middle + 1e-5
-    plan = torch.exp(-((distances - middle) / amplitude).double() / epsilon)
+    # In logarithms: at a low temperature a whole row of the plan would underflow.
+    plan = -((distances - middle) / amplitude).double() / epsilon
     n_rows, n_codewords = plan.shape
-    plan = plan / plan.sum()
     for _ in range(n_iter):
-        plan = plan / plan.sum(dim=1, keepdim=True) / n_rows
-        plan = plan / plan.sum(dim=0, keepdim=True) / n_codewords
-    return plan * n_rows
+        plan = plan - plan.logsumexp(dim=1, keepdim=True) - np.log(n_rows)
+        plan = plan - plan.logsumexp(dim=0, keepdim=True) - np.log(n_codewords)
+    return torch.exp(plan + np.log(n_rows))
 
 
 class ResidualQuantizer(nn.Module):

@@ -1,13 +1,14 @@
 """The training loop: a private skorch net over whole batches, and what it reports."""
 
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import torch
 from skorch import NeuralNet
-from skorch.callbacks import Callback, LRScheduler
+from skorch.callbacks import Callback, EarlyStopping, LRScheduler
 from torch import nn
 from torch.nn import functional as F
 
@@ -72,7 +73,7 @@ class Rows:
         Subtracted from every batch.
 
     batch_size : int
-        Rows per batch; the last one may be smaller.
+        Rows per batch; the last one may be smaller, or larger by one.
 
     rng : RandomState or None
         Shuffles the rows anew in every epoch; None keeps their order.
@@ -85,13 +86,21 @@ class Rows:
         self.rng = rng
 
     def __len__(self) -> int:
-        return -(-len(self.X) // self.batch_size)
+        return len(self._starts())
+
+    def _starts(self) -> list[int]:
+        """First row of every batch; a last row alone joins the batch before it."""
+        starts = list(range(0, len(self.X), self.batch_size))
+        if len(starts) > 1 and len(self.X) - starts[-1] == 1 < self.batch_size:
+            starts.pop()
+        return starts
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield one epoch, as pairs of a batch and a target that nobody reads."""
         order = None if self.rng is None else self.rng.permutation(len(self.X))
-        for start in range(0, len(self.X), self.batch_size):
-            rows = slice(start, start + self.batch_size)
+        starts = self._starts()
+        for start, stop in zip(starts, [*starts[1:], len(self.X)], strict=True):
+            rows = slice(start, stop)
             values = self.X[rows] if order is None else self.X[np.sort(order[rows])]
             batch = torch.from_numpy(np.subtract(values, self.mean)).float()
             yield batch, torch.empty(0)
@@ -175,8 +184,17 @@ class RQVAENet(NeuralNet):
             self.fit_loop(X, y, **fit_params)
         except StopTraining:
             pass
+        except KeyboardInterrupt as interrupt:
+            if not _is_early_stopping(interrupt):
+                raise
         self.notify("on_train_end", X=X, y=y)
         return self
+
+
+def _is_early_stopping(interrupt: KeyboardInterrupt) -> bool:
+    """Tell skorch's EarlyStopping, which raises KeyboardInterrupt, from Ctrl-C."""
+    *_, (frame, _) = traceback.walk_tb(interrupt.__traceback__)
+    return frame.f_code is EarlyStopping.on_epoch_end.__code__
 
 
 class ClipGradient(Callback):

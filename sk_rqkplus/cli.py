@@ -35,7 +35,7 @@ def main(argv=None):
     args = _parser().parse_args(argv)
     try:
         args.run(args)
-    except (ValueError, TypeError, OSError, ImportError) as error:
+    except (ValueError, TypeError, OSError, EOFError, ImportError) as error:
         print(f"sk-rqkplus: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -162,13 +162,16 @@ def _reassign(
     return codes
 
 
-def sketch(X: np.ndarray) -> np.ndarray:
+def sketch(X: np.ndarray, origin: np.ndarray | float = 0.0) -> np.ndarray:
     """Four numbers that tell a row from others, and change little with rounding.
 
     Parameters
     ----------
     X : ndarray of shape (n_samples, n_features)
         Rows; only a part of them is ever copied.
+
+    origin : ndarray of shape (n_features,) or float, default=0
+        Subtracted first, so that a common offset does not hide differences.
 
     Returns
     -------
@@ -181,7 +184,7 @@ def sketch(X: np.ndarray) -> np.ndarray:
     values = np.empty((len(X), N_SKETCH), dtype=np.float32)
     for start in range(0, len(X), CHUNK_ROWS):
         chunk = slice(start, start + CHUNK_ROWS)
-        values[chunk] = X[chunk].astype(np.float64) @ signs
+        values[chunk] = (X[chunk].astype(np.float64) - origin) @ signs
     return values
 
 

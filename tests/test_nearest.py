@@ -131,3 +131,18 @@ def test_decode_sums_codewords():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_device_does_not_matter(problem):
     assert_array_equal(encode(*problem, device="cuda"), encode(*problem))
+
+
+@pytest.mark.skipif(
+    not hasattr(torch.backends.mkldnn, "matmul"), reason="torch < 2.9 lacks the switch"
+)
+def test_newer_precision_switch_of_the_caller_does_not_matter(problem):
+    expected = encode(*problem)
+    matmul = torch.backends.mkldnn.matmul
+    before = matmul.fp32_precision
+    matmul.fp32_precision = "bf16"
+    try:
+        assert _nearest._input_roundoff(torch.device("cpu")) == 2.0**-8
+        assert_array_equal(encode(*problem), expected)
+    finally:
+        matmul.fp32_precision = before

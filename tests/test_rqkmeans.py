@@ -304,3 +304,50 @@ def test_industrial_floors(industrial):
             assert counts.max() <= n // K + 1
     assert collision_rate(rq.ids_[:, :3]) == 0
     assert np.square(industrial - rq.inverse_transform(rq.ids_)).mean() <= 0.00076
+
+
+@pytest.mark.parametrize("bad", [{"codebook_sizes": (0,)}, {"device": "tpu"}])
+def test_a_failed_refit_leaves_the_last_fit(X, bad):
+    rq = RQKMeans((8, 8), random_state=0).fit(X)
+    ids = rq.ids_
+    rq.set_params(**bad)
+    with pytest.raises(ValueError, match="should be"):
+        rq.fit(X[:, :5])
+    assert_array_equal(rq.set_params(device="cpu").predict(X), ids)
+
+
+def test_a_failed_first_fit_leaves_nothing(X):
+    rq = RQKMeans((0,))
+    with pytest.raises(ValueError, match="should be >= 1 at every level"):
+        rq.fit(X)
+    with pytest.raises(NotFittedError, match="is not fitted yet"):
+        rq.transform(X)
+
+
+def test_refit_forgets_the_catalogue(X):
+    rq = RQKMeans((8, 8), random_state=0).fit(X)
+    rq.set_params(store_catalogue=False, codebook_sizes=(4, 4)).fit(X + 5)
+    assert not hasattr(rq, "catalogue_")
+    assert_array_equal(rq.predict(X + 5), rq.ids_)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e3, 1e4])
+def test_new_rows_far_from_the_origin_are_new(offset):
+    rng = np.random.default_rng(0)
+    X, new = offset + rng.normal(size=(2, 1000, 16))
+    rq = RQKMeans((4, 8), random_state=0).fit(X)
+    ids = np.concatenate([rq.ids_, rq.extend(new)])
+    assert collision_rate(ids) == 0
+
+
+def test_float32_rows_on_a_model_of_float64(X):
+    data = X.astype(np.float64) * 3 + 1e5
+    rq = RQKMeans((8, 8), balance="none", random_state=0).fit(data)
+    single = data.astype(np.float32)
+    assert_array_equal(rq.transform(single), rq.transform(single.astype(np.float64)))
+
+
+@pytest.mark.parametrize("unit", [1e39, 1e-44])
+def test_units_beyond_float32_are_refused(X, unit):
+    with pytest.raises(ValueError, match="X deviates from its mean by up to"):
+        RQKMeans((4, 4)).fit(X.astype(np.float64) * unit)

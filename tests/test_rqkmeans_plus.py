@@ -13,7 +13,7 @@ from sklearn.decomposition import PCA
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline
-from skorch.callbacks import Callback
+from skorch.callbacks import Callback, EarlyStopping
 
 from sk_rqkplus import RQKMeans, RQKMeansPlus
 from sk_rqkplus._codebook_files import write_codebooks
@@ -425,3 +425,45 @@ def test_layers_of_the_mlp():
     layers = MLP([4, 3, 2], batch_norm=True).mlp_layers
     names = [type(layer).__name__ for layer in layers]
     assert names == ["Dropout", "Linear", "BatchNorm1d", "ReLU", "Dropout", "Linear"]
+
+
+def test_sinkhorn_survives_a_low_temperature():
+    distances = torch.rand(64, 8, generator=torch.Generator().manual_seed(0))
+    plan = sinkhorn(distances, 1e-3, 50)
+    assert torch.isfinite(plan).all()
+    assert torch.bincount(plan.argmax(dim=1), minlength=8).min() >= 4
+
+
+def test_refit_forgets_the_catalogue(X, fitted):
+    model = plus(codebooks=fitted, max_epochs=0).fit(X)
+    model.set_params(store_catalogue=False).fit(X[::-1])
+    assert not hasattr(model, "catalogue_")
+    assert_array_equal(model.predict(X[::-1]), model.ids_)
+
+
+@pytest.mark.filterwarnings("ignore:no epoch had a lower:UserWarning")
+def test_early_stopping_of_skorch_ends_the_training(X, fitted):
+    stop = EarlyStopping("train_loss", patience=2, threshold=10.0, sink=lambda _: None)
+    model = plus(codebooks=fitted, callbacks=[stop], eval_every=1).fit(X)
+    assert model.n_iter_ < 30
+
+
+@pytest.mark.filterwarnings("ignore:no epoch had a lower:UserWarning")
+def test_a_last_row_alone_joins_the_batch_before_it(X, fitted):
+    rows = Rows(X, mean=np.float32(0), batch_size=599, rng=None)
+    assert [len(batch) for batch, _ in rows] == [600]
+    model = plus(codebooks=fitted, batch_norm=True, batch_size=599, max_epochs=1)
+    assert model.fit(X).n_iter_ == 1
+    with pytest.raises(ValueError, match="batch_size=1 should be >= 2 with batch_norm"):
+        model.set_params(batch_size=1).fit(X)
+
+
+@pytest.mark.filterwarnings("ignore:no epoch had a lower:UserWarning")
+def test_default_dtype_of_the_caller_does_not_matter(X, fitted):
+    expected = plus(codebooks=fitted, max_epochs=3).fit(X)
+    torch.set_default_dtype(torch.float64)
+    try:
+        model = plus(codebooks=fitted, max_epochs=3).fit(X)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert_array_equal(model.ids_, expected.ids_)
