@@ -4,65 +4,39 @@ For any bounds ``lower <= count <= upper`` there is one price per codeword such 
 ``argmin_k ||r - c_k||^2 + price_k`` is the assignment of least total distortion within
 these bounds (Aurenhammer, Hoffmann and Aronov, "Minkowski-type theorems and
 least-squares clustering", Algorithmica 1998). The prices are found in two steps:
-sweeps of entropic dual ascent bring the counts close to the bounds, then rows move
-along shortest paths on the graph of codewords until every count is within them.
-
-Distances come from products of integers that float64 holds exactly, so that prices do
-not depend on the number of threads.
+Newton's method on an entropic dual brings the counts close to the bounds, then single
+rows move along cheapest paths until every count is within them.
 """
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-CHUNK_ROWS = 8192
-SOFT_COUNT_UNIT = 2.0**20
-# Tables of distances up to this size are kept, larger ones computed again.
-CACHED_DISTANCES = 2**24
+from sk_rqkplus._nearest import Codewords, best_two, tile_rows
+from sk_rqkplus._threads import chunk_rows, map_chunks, one_thread
 
+Result = TypeVar("Result")
 
-class Distances:
-    """Squared distances of rows to codewords, up to a term per row, in fixed point.
-
-    A number is split into two integers, ``high`` and ``low``, small enough for sums of
-    their products to be exact in float64. Whatever order a matrix product adds in, its
-    result is then the same.
-
-    Parameters
-    ----------
-    rows : Tensor of shape (n_rows, n_features), float32
-        Rows to assign.
-
-    codebook : Tensor of shape (n_codewords, n_features), float32
-        The codewords.
-    """
-
-    def __init__(self, rows: Tensor, codebook: Tensor):
-        self.rows = rows
-        self.bits = (52 - int(np.ceil(np.log2(2 * rows.shape[1])))) // 2
-        largest = max(float(rows.abs().max()), float(codebook.abs().max()), 1e-300)
-        self.unit = 2.0 ** (np.ceil(np.log2(largest)) + 1 - self.bits)
-        high, low = self._split(codebook)
-        self.high = high
-        self.cross = torch.cat([low, high], dim=1)
-        self.norms = (codebook.double() / self.unit).square().sum(1)
-
-    def _split(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        values = values.double() / self.unit
-        high = values.round()
-        return high, ((values - high) * 2.0**self.bits).round_()
-
-    def coarse(self, rows: Tensor) -> Tensor:
-        """Distances to about 2^-20 of the largest one."""
-        high = (rows.double() / self.unit).round_()
-        return (self.norms - 2 * (high @ self.high.T)) * self.unit**2
-
-    def fine(self, index: Tensor) -> Tensor:
-        """Distances of some rows to about 2^-42 of the largest one."""
-        high, low = self._split(self.rows[index])
-        product = high @ self.high.T
-        product += (torch.cat([high, low], dim=1) @ self.cross.T) * 2.0**-self.bits
-        return (self.norms - 2 * product) * self.unit**2
+# Tables of scores up to this size are kept, larger ones computed again.
+CACHED_SCORES = 2**26
+# Temperatures are in units of the mean gap between the two nearest codewords: prices
+# are annealed from warm, and the coldest temperature leaves so many rows of a codeword
+# undecided.
+WARM, COOLING, UNDECIDED_ROWS = 8.0, 0.4, 0.5
+# Largest excess, as a share of a codeword's rows, at which it gets cooler or warmer.
+SETTLED, UNSETTLED, MOST_STEPS = 0.1, 8.0, 60
+DAMPING = 0.05
+# Excess, as a share of a codeword's rows, that Newton's method has failed at.
+LONELY, FETCH_ROUNDS = 0.05, 3
+# Above so many codewords Newton's matrix costs more than it saves.
+NEWTON_CODEWORDS = 1024
+# Rows per codeword that may move in the end, those of least margin.
+MOVABLE_ROWS, MOST_MOVABLE = 64, 2**25
+ROUNDS, PATIENCE, CENTRING_ROUNDS = 8, 2, 30
 
 
 def capacities(n_rows: int, n_codewords: int, tol: float) -> tuple[int, int]:
@@ -86,213 +60,691 @@ def capacities(n_rows: int, n_codewords: int, tol: float) -> tuple[int, int]:
     return max(0, int(np.floor((1 - min(tol, 1)) * even))), int(upper)
 
 
-def sweep_prices(
-    distances: Distances,
-    prices: Tensor,
-    lower: int,
-    upper: int,
-    temperatures: list[float],
-) -> Tensor:
-    """Dual ascent: raise the price of a codeword that is asked for too often.
+class Source(Protocol):
+    """Rows, rounded to float32 or exact."""
 
-    At temperature t row i asks for codeword k with probability
-    ``softmax_k(-(D_ik + p_k) / t)``; the price that brings the expected count n_k to a
-    bound b is near ``p_k + t log(n_k / b)``. Bounds leave a price at zero where the
-    count needs none (complementary slackness).
+    def __len__(self) -> int: ...
+
+    def take(self, index: slice | Tensor) -> Tensor:
+        """Rows in float32."""
+
+    def exact(self, index: Tensor) -> Tensor:
+        """Rows in float64."""
+
+
+class Scores:
+    """Squared distances of rows to codewords, up to a term per row, in float32.
 
     Parameters
     ----------
-    distances : Distances
+    source : Source
+        Where the rows come from.
+
+    codebook : Tensor of shape (n_codewords, n_features), float32
+        The codewords.
+
+    index : Tensor of shape (n_rows,), int64, optional
+        Which rows to share out; None means all.
+    """
+
+    def __init__(self, source: Source, codebook: Tensor, index: Tensor | None = None):
+        self.source, self.index = source, index
+        self.n_rows = len(source) if index is None else len(index)
+        self.words = Codewords(codebook)
+        most = tile_rows(len(codebook), codebook.shape[1], codebook.device)
+        self.step = chunk_rows(self.n_rows, most)
+        self.cache: list[Tensor] | None = None
+        if self.n_rows * len(codebook) <= CACHED_SCORES:
+            self.cache = list(self._map(self._compute))
+
+    def __len__(self) -> int:
+        return self.n_rows
+
+    def _compute(self, tile: slice) -> Tensor:
+        rows = self.source.take(tile if self.index is None else self.index[tile])
+        book = self.words.codebook
+        return torch.addmm(self.words.offsets, rows, book.T, alpha=-2)
+
+    def exact_rows(self, index: Tensor) -> Tensor:
+        """Rows in float64.
+
+        Parameters
+        ----------
+        index : Tensor of shape (n_rows,), int64
+            Which of the rows to share out.
+
+        Returns
+        -------
+        rows : Tensor of shape (n_rows, n_features), float64
+            Rows.
+        """
+        return self.source.exact(index if self.index is None else self.index[index])
+
+    def first_tile(self) -> Tensor:
+        """Scores of the first rows, without prices."""
+        if self.cache is not None:
+            return self.cache[0].clone()
+        return self._compute(slice(0, min(self.step, len(self))))
+
+    def _map(self, function: Callable[[slice], Result]) -> Iterator[Result]:
+        device = self.words.codebook.device
+        return map_chunks(function, self.n_rows, self.step, device)
+
+    def map(
+        self, function: Callable[[Tensor], Result], prices: Tensor
+    ) -> Iterator[Result]:
+        """Apply a function to the scores of every tile, prices included.
+
+        Parameters
+        ----------
+        function : callable
+            Maps scores of shape (n_rows, n_codewords), which it may overwrite.
+
+        prices : Tensor of shape (n_codewords,), float64
+            Added to the scores.
+
+        Returns
+        -------
+        results : iterator
+            What the function returned, in the order of the rows.
+        """
+        added = prices.float()
+
+        def with_prices(tile: slice) -> Result:
+            if self.cache is None:
+                return function(self._compute(tile).add_(added))
+            return function(self.cache[tile.start // self.step] + added)
+
+        return self._map(with_prices)
+
+    def labels(self, prices: Tensor) -> Tensor:
+        """Codeword of least score, up to rounding.
+
+        Parameters
+        ----------
+        prices : Tensor of shape (n_codewords,), float64
+            Added to the scores.
+
+        Returns
+        -------
+        labels : Tensor of shape (n_rows,), int64
+            Labels.
+        """
+        return torch.cat([two[0] for two in self.map(best_two, prices)])
+
+    def margins(self, prices: Tensor) -> tuple[Tensor, Tensor]:
+        """Labels, and how far off the runner-up is.
+
+        Parameters
+        ----------
+        prices : Tensor of shape (n_codewords,), float64
+            Added to the scores.
+
+        Returns
+        -------
+        labels : Tensor of shape (n_rows,), int64
+            Labels, up to rounding.
+
+        margins : Tensor of shape (n_rows,), float32
+            Difference of the two least scores.
+        """
+        tiles = list(self.map(best_two, prices))
+        labels = torch.cat([tile[0] for tile in tiles])
+        return labels, torch.cat([tile[2] - tile[1] for tile in tiles])
+
+
+@dataclass
+class Bounds:
+    """Bounds of the counts, and which of them prices ask for.
+
+    A price above zero asks for ``upper`` rows, one below zero for ``lower``, and a
+    price of zero for anything between (complementary slackness).
+    """
+
+    n_rows: int
+    n_codewords: int
+    tol: float = 0.0
+    lower: int = field(init=False)
+    upper: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.lower, self.upper = capacities(self.n_rows, self.n_codewords, self.tol)
+
+    def anchor(self, prices: np.ndarray) -> np.ndarray:
+        """Shift prices, which moves no row, so that what they ask for can add up."""
+        if (prices == 0).any() and self._asked(prices, 0) <= self.n_rows <= self._asked(
+            prices, 1
+        ):
+            return prices
+        # The codeword in order of price at which upper turns into lower bounds.
+        room = self.n_rows - self.lower * self.n_codewords
+        n_upper = int(room // max(self.upper - self.lower, 1))
+        ordered = np.sort(prices)[::-1]
+        return prices - ordered[min(n_upper, self.n_codewords - 1)]
+
+    def _asked(self, prices: np.ndarray, at_zero: int) -> int:
+        upper = (prices > 0) | ((prices == 0) & bool(at_zero))
+        return int(np.where(upper, self.upper, self.lower).sum())
+
+    def excess(self, prices: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """What the counts have beyond what the prices ask for."""
+        return counts - self.wanted(prices, counts)
+
+    def wanted(self, prices: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """Counts that the prices ask for, as near as possible to some counts."""
+        free = np.clip(counts, self.lower, self.upper)
+        asked = np.where(prices > 0, self.upper, self.lower)
+        return np.where(prices == 0, free, asked)
+
+    def error(self, excess: np.ndarray) -> float:
+        """Largest excess, relative to an equal share of the rows."""
+        return float(np.abs(excess).max() * self.n_codewords / self.n_rows)
+
+    def violation(self, counts: np.ndarray) -> int:
+        """By how much counts are outside of the bounds, in total."""
+        beyond = np.maximum(counts - self.upper, 0) + np.maximum(self.lower - counts, 0)
+        return int(beyond.sum())
+
+    def gap(self, prices: np.ndarray, counts: np.ndarray) -> float:
+        """Duality gap of an assignment of least score at such prices."""
+        above, below = np.maximum(prices, 0), np.maximum(-prices, 0)
+        slack = above * (self.upper - counts) + below * (counts - self.lower)
+        return float(slack.sum())
+
+
+def lower_imbalance(
+    scores: Scores,
+    prices: Tensor | None,
+    tol: float,
+    n_before: int = 0,
+    *,
+    settled: float = SETTLED,
+) -> Tensor:
+    """Prices that bring the counts close to their bounds.
+
+    At temperature t row i asks for codeword k with probability
+    ``softmax_k(-(D_ik + p_k) / t)``. The expected counts are the gradient of a smooth
+    concave function of the prices, whose maximum is found by Newton's method while t
+    falls.
+
+    Parameters
+    ----------
+    scores : Scores
         Rows and codewords.
 
-    prices : Tensor of shape (n_codewords,), float64
-        Where to start.
+    prices : Tensor of shape (n_codewords,), float64 or None
+        Where to start; None anneals from zero.
 
-    lower, upper : int
-        Bounds of the counts.
+    tol : float
+        Relative deviation from equal counts that is allowed.
 
-    temperatures : list of float
-        One sweep each, in units of squared distance.
+    n_before : int, optional
+        Number of rows that the prices come from.
+
+    settled : float, optional
+        Largest excess at which the temperature falls, as a share of ``n / K``.
 
     Returns
     -------
     prices : Tensor of shape (n_codewords,), float64
         Improved prices.
     """
-    rows = distances.rows
-    n_codewords = len(prices)
-    keep = len(rows) * n_codewords <= CACHED_DISTANCES
-    chunks = rows.split(CHUNK_ROWS)
-    cache = [distances.coarse(chunk) for chunk in chunks] if keep else None
-    for temperature in temperatures:
-        counts = torch.zeros_like(prices)
-        for i, chunk in enumerate(chunks):
-            scores = cache[i] if cache else distances.coarse(chunk)
-            counts += _soft_counts(scores + prices, temperature)
-        counts = (counts / SOFT_COUNT_UNIT).clamp_(min=1e-3)
-        at_upper = prices + temperature * torch.log(counts / upper)
-        at_lower = prices + temperature * torch.log(counts / max(lower, 1e-3))
-        prices = torch.minimum(torch.maximum(at_upper, torch.zeros(())), at_lower)
+    n_codewords = len(scores.words)
+    bounds = Bounds(len(scores), n_codewords, tol)
+    gap = _typical_gap(scores)
+    warmest, coldest = WARM, min(0.1, UNDECIDED_ROWS * n_codewords / len(scores))
+    if prices is None:
+        prices, heat = torch.zeros_like(scores.words.prices), warmest
+    else:
+        # Counts of m rows are off by about sqrt(m), which is as far as to look.
+        heat = max(coldest, min(1.0, np.sqrt(n_codewords / max(n_before, 1))))
+    step = _newton if n_codewords <= NEWTON_CODEWORDS else _ascent
+    for _ in range(MOST_STEPS):
+        prices, error = step(scores, prices, heat * gap, bounds)
+        # Newton's method converges from nearby: cool down only when it has.
+        if error < settled:
+            if heat <= coldest:
+                break
+            heat = max(heat * COOLING, coldest)
+        elif error > UNSETTLED:
+            heat = min(heat / COOLING, warmest)
+    return _fetch(scores, prices, bounds)
+
+
+def _fetch(scores: Scores, prices: Tensor, bounds: Bounds) -> Tensor:
+    """Set the prices of lonely codewords one by one, to the row.
+
+    No row hesitates about a codeword that is far from all others, so that Newton's
+    method does not see what its price should be.
+    """
+    for _ in range(FETCH_ROUNDS):
+        found = prices.cpu().numpy().copy()
+        labels = scores.labels(prices)
+        counts = torch.bincount(labels, minlength=len(found)).cpu().numpy()
+        excess = bounds.excess(found, counts)
+        lonely = np.flatnonzero(np.abs(excess) > 4 + LONELY * len(scores) / len(found))
+        for cell in lonely.tolist():
+            distances = _distances_to(scores, prices, cell)
+            wanted = int(counts[cell] - excess[cell])
+            near = distances.topk(wanted + 1, largest=False).values
+            prices[cell] -= near[-2:].double().mean()
+        if len(lonely) == 0:
+            break
+        prices = torch.as_tensor(
+            bounds.anchor(prices.cpu().numpy()), device=prices.device
+        )
     return prices
 
 
-def _soft_counts(scores: Tensor, temperature: float) -> Tensor:
-    """Expected counts as whole multiples of a unit, so that their order is free."""
-    scores = scores.sub_(scores.amin(dim=1, keepdim=True)).div_(-temperature).float()
-    weights = scores.exp_()
-    weights /= weights.sum(dim=1, keepdim=True)
-    return (weights * SOFT_COUNT_UNIT).round_().sum(dim=0, dtype=torch.float64)
+def _distances_to(scores: Scores, prices: Tensor, cell: int) -> Tensor:
+    """How far every row is from a cell: below zero inside of it."""
+
+    def distance(tile: Tensor) -> Tensor:
+        mine = tile[:, cell].clone()
+        tile[:, cell] = torch.inf
+        return mine - tile.amin(dim=1)
+
+    return torch.cat(list(scores.map(distance, prices)))
 
 
-class _Cells:
-    """The cells of a power diagram while rows move between them.
+def _typical_gap(scores: Scores) -> float:
+    """Mean gap between the best two codewords over the first rows."""
+    _, best, next_best = best_two(scores.first_tile())
+    gap = float((next_best - best).mean())
+    return gap if 1e-30 < gap < np.inf else 1e-30
 
-    ``frontier[k, l]`` is the least increase of distance at which a row of cell k could
-    move to cell l. Prices are valid as long as ``p_k <= p_l + frontier[k, l]``.
+
+def _newton(
+    scores: Scores, prices: Tensor, temperature: float, bounds: Bounds
+) -> tuple[Tensor, float]:
+    """One step of Newton's method; also the imbalance that it started from."""
+
+    def moments(tile: Tensor) -> tuple[Tensor, Tensor]:
+        share = torch.softmax(tile.mul_(-1 / temperature), dim=1)
+        # Subnormal numbers would slow the product tenfold.
+        share = torch.threshold_(share, 1e-12, 0.0)
+        return share.sum(0, dtype=torch.float64), (share.T @ share).double()
+
+    total = _total(scores.map(moments, prices))
+    before, counts, overlap = (each.cpu().numpy() for each in (prices, *total))
+    excess = bounds.excess(before, counts)
+    active = np.flatnonzero((before != 0) | (excess != 0))
+    # Codewords that hardly anyone hesitates about would be thrown far off.
+    matrix = np.diag(counts * (1 + DAMPING) + 1e-9) - overlap
+    with one_thread():
+        step = torch.linalg.solve(
+            torch.from_numpy(matrix[np.ix_(active, active)]),
+            torch.from_numpy(excess[active]),
+        ).numpy()
+    moved = before.copy()
+    moved[active] += temperature * np.clip(step, -4, 4)
+    moved = bounds.anchor(np.where(moved * before < 0, 0.0, moved))
+    return torch.as_tensor(moved, device=prices.device), bounds.error(excess)
+
+
+def _total(parts: Iterator[tuple[Tensor, ...]]) -> list[Tensor]:
+    total: list[Tensor] = []
+    for part in parts:
+        total = [a + b for a, b in zip(total, part, strict=True)] if total else [*part]
+    return total
+
+
+def _ascent(
+    scores: Scores, prices: Tensor, temperature: float, bounds: Bounds
+) -> tuple[Tensor, float]:
+    """A step of ascent, for codebooks too large for Newton's matrix.
+
+    ``p_k + t log(n_k / b)`` would bring the expected count n_k to b, if all other
+    prices stayed.
     """
 
-    def __init__(self, distances: Distances, labels: Tensor, n_codewords: int):
-        self.distances = distances
-        self.table = None
-        if len(labels) * n_codewords <= CACHED_DISTANCES:
-            self.table = distances.fine(torch.arange(len(labels), device=labels.device))
-        self.labels = labels.clone()
-        order = torch.argsort(labels, stable=True)
-        counts = torch.bincount(labels, minlength=n_codewords)
-        self.members = list(order.split(counts.tolist()))
-        self.counts = counts.cpu().numpy().copy()
-        self.frontier = np.stack([self._frontier(k) for k in range(n_codewords)])
+    def expected(tile: Tensor) -> tuple[Tensor]:
+        share = torch.softmax(tile.mul_(-1 / temperature), dim=1)
+        return (share.sum(0, dtype=torch.float64),)
 
-    def _increase(self, cell: int) -> Tensor:
-        """Increase of distance if a member of a cell moved, per codeword."""
-        members = self.members[cell]
-        if self.table is None:
-            distances = self.distances.fine(members)
-        else:
-            distances = self.table[members]
-        return distances - distances[:, cell : cell + 1]
-
-    def _frontier(self, cell: int) -> np.ndarray:
-        if len(self.members[cell]) == 0:
-            return np.full(len(self.members), np.inf)
-        return self._increase(cell).amin(dim=0).cpu().numpy()
-
-    def move(self, path: list[int]) -> None:
-        """Move the nearest row along each edge; equal rows move together."""
-        moving = []
-        for origin, target in zip(path[:-1], path[1:], strict=True):
-            increase = self._increase(origin)[:, target]
-            moving.append(increase == increase.min())
-        arriving = None
-        for cell, leaves in zip(path, [*moving, None], strict=True):
-            members = self.members[cell]
-            left = members if leaves is None else members[~leaves]
-            if arriving is not None:
-                left = torch.cat([left, arriving])
-                self.labels[arriving] = cell
-            arriving = None if leaves is None else members[leaves]
-            self.members[cell] = left.sort().values
-            self.counts[cell] = len(left)
-        for cell in path:
-            self.frontier[cell] = self._frontier(cell)
+    (total,) = _total(scores.map(expected, prices))
+    before, counts = prices.cpu().numpy(), total.clamp_(min=1e-3).cpu().numpy()
+    wanted = bounds.wanted(before, counts)
+    moved = before + temperature * np.log(counts / np.maximum(wanted, 1e-3))
+    moved = bounds.anchor(np.where(moved * before < 0, 0.0, moved))
+    error = bounds.error(counts - wanted)
+    return torch.as_tensor(moved, device=prices.device), error
 
 
-def repair(
-    distances: Distances, labels: Tensor, prices: np.ndarray, lower: int, upper: int
-) -> tuple[Tensor, np.ndarray]:
-    """Move rows along cheapest paths until every count is within its bounds.
+def fixed_point_distances(rows: Tensor, codebook: Tensor) -> np.ndarray:
+    """Squared distances to about 2^-42 of the largest, up to a term per row.
 
-    Successive shortest paths on the graph of codewords: each step raises prices by the
-    length of the path, so that the assignment stays the best one for its own counts.
+    Numbers are split into two integers, small enough for sums of their products to be
+    exact in float64. Whatever order a product adds in, copies of a row get the same
+    distances, to the last bit.
 
     Parameters
     ----------
-    distances : Distances
-        Rows and codewords.
+    rows : Tensor of shape (n_rows, n_features), float64
+        Rows.
 
-    labels : Tensor of shape (n_rows,), int64
-        ``argmin_k D_ik + price_k``.
-
-    prices : ndarray of shape (n_codewords,)
-        Prices that the labels come from.
-
-    lower, upper : int
-        Bounds of the counts.
+    codebook : Tensor of shape (n_codewords, n_features), float32
+        The codewords.
 
     Returns
     -------
-    labels : Tensor of shape (n_rows,), int64
-        Repaired assignment. Where equal rows are more than a cell may hold, the counts
-        are as close to the bounds as was found.
-
-    prices : ndarray of shape (n_codewords,)
-        Prices that give this assignment with the widest margins that were found.
+    distances : ndarray of shape (n_rows, n_codewords), float64
+        ``||c_k||^2 - 2 r.c_k``.
     """
-    cells = _Cells(distances, labels, len(prices))
-    violation = _violation(cells.counts, lower, upper)
-    best = (violation, cells.labels.clone(), prices, cells.frontier.copy())
-    patience = 2 * len(prices)
-    while best[0] > 0 and patience > 0:
-        path, prices = _cheapest_path(cells, prices, lower, upper)
-        if path is None:
-            break
-        cells.move(path)
-        violation = _violation(cells.counts, lower, upper)
-        patience -= 1
-        if violation < best[0]:
-            best = (violation, cells.labels.clone(), prices, cells.frontier.copy())
-            patience = 2 * len(prices)
-    _, labels, prices, frontier = best
-    return labels, _centre(prices, frontier)
+    bits = (52 - int(np.ceil(np.log2(2 * rows.shape[1])))) // 2
+    largest = max(float(rows.abs().max()), float(codebook.abs().max()), 1e-300)
+    unit = 2.0 ** (np.ceil(np.log2(largest)) + 1 - bits)
+
+    def split(values: Tensor) -> tuple[Tensor, Tensor]:
+        values = values.double() / unit
+        high = values.round()
+        return high, ((values - high) * 2.0**bits).round_()
+
+    high, low = split(codebook)
+    cross = torch.cat([low, high], dim=1)
+    norms = (codebook.double() / unit).square().sum(1)
+
+    def distances(tile: slice) -> np.ndarray:
+        tile_high, tile_low = split(rows[tile])
+        product = tile_high @ high.T
+        both = torch.cat([tile_high, tile_low], dim=1)
+        product += (both @ cross.T) * 2.0**-bits
+        return ((norms - 2 * product) * unit**2).cpu().numpy()
+
+    step = tile_rows(len(codebook), rows.shape[1], rows.device)
+    return np.concatenate(list(map_chunks(distances, len(rows), step, rows.device)))
 
 
-def _violation(counts: np.ndarray, lower: int, upper: int) -> int:
-    return int(
-        np.maximum(counts - upper, 0).sum() + np.maximum(lower - counts, 0).sum()
-    )
+def exact_prices(scores: Scores, prices: Tensor, tol: float) -> tuple[Tensor, float]:
+    """Prices under which every count is within its bounds, to the last row.
 
+    Parameters
+    ----------
+    scores : Scores
+        Rows and codewords.
 
-def _cheapest_path(
-    cells: _Cells, prices: np.ndarray, lower: int, upper: int
-) -> tuple[list[int] | None, np.ndarray]:
-    """Dijkstra from the cells that should give a row to those that should take one."""
-    counts = cells.counts
-    giving, taking = counts > upper, counts < upper
-    if not giving.any():
-        giving, taking = counts > lower, counts < lower
-    length = np.maximum(cells.frontier + prices[None, :] - prices[:, None], 0)
-    reached = np.where(giving, 0.0, np.inf)
-    parent = np.full(len(prices), -1)
-    open_ = np.ones(len(prices), dtype=bool)
-    while True:
-        node = int(np.where(open_, reached, np.inf).argmin())
-        if not open_[node] or not np.isfinite(reached[node]):
-            return None, prices
-        if taking[node]:
-            break
-        open_[node] = False
-        through = reached[node] + length[node]
-        shorter = open_ & (through < reached)
-        reached[shorter], parent[shorter] = through[shorter], node
-    path = [node]
-    while parent[path[0]] >= 0:
-        path.insert(0, int(parent[path[0]]))
-    return path, prices + reached[node] - np.minimum(reached, reached[node])
+    prices : Tensor of shape (n_codewords,), float64
+        Prices close to balance.
 
+    tol : float
+        Relative deviation from equal counts that is allowed.
 
-def _centre(prices: np.ndarray, frontier: np.ndarray, n_rounds: int = 20) -> np.ndarray:
-    """Move every price to the middle of the interval that its cell allows.
+    Returns
+    -------
+    prices : Tensor of shape (n_codewords,), float64
+        Balanced prices, in the middle of what the rows leave open.
 
-    A solution of a transport problem sits where some rows are indifferent between two
-    cells; in the middle no row is, and rounding cannot tip it over.
+    gap : float
+        Duality gap: how far the total distortion is from the least possible one at
+        most.
     """
-    prices = prices.copy()
-    frontier = frontier.copy()
-    np.fill_diagonal(frontier, np.inf)
-    for _ in range(n_rounds):
-        for k in range(len(prices)):
-            high = (prices + frontier[k]).min()
-            low = (prices - frontier[:, k]).max()
-            if np.isfinite(high) and np.isfinite(low) and high >= low:
-                prices[k] = (high + low) / 2
-    return prices - np.median(prices)
+    n_codewords = len(scores.words)
+    bounds = Bounds(len(scores), n_codewords, tol)
+    found = prices.cpu().numpy()
+    best, table, parted = (np.inf, found, 0.0), None, False
+    for turn in range(ROUNDS):
+        n_movable = max(MOVABLE_ROWS * n_codewords << turn, len(scores) // 256)
+        n_movable = min(n_movable, max(MOST_MOVABLE // n_codewords, 64))
+        cells, reach = _open_cells(scores, found, bounds, n_movable, table)
+        table = cells.table if np.isinf(reach) else None
+        violation = bounds.violation(cells.counts)
+        if turn and violation < best[0]:
+            best = (violation, found, bounds.gap(found, cells.counts))
+        if turn and violation == 0:
+            break
+        cells.repair(together=parted)
+        parted |= cells.parted
+        found = cells.centred_prices(reach)
+    return torch.as_tensor(best[1], device=prices.device), best[2]
+
+
+def _open_cells(
+    scores: Scores,
+    prices: np.ndarray,
+    bounds: Bounds,
+    n_movable: int,
+    table: np.ndarray | None,
+) -> tuple["Cells", float]:
+    """Cells at some prices, with the rows of least margin free to move."""
+    if table is not None:
+        return Cells(
+            table, np.zeros(len(prices), dtype=np.int64), bounds, prices
+        ), np.inf
+    n_codewords = len(prices)
+    device = scores.words.prices.device
+    labels, margins = scores.margins(torch.as_tensor(prices, device=device))
+    reach = np.inf
+    if n_movable < len(scores):
+        reach = float(margins.kthvalue(n_movable).values)
+    movable = torch.nonzero(margins <= reach).squeeze(1)
+    table = fixed_point_distances(scores.exact_rows(movable), scores.words.codebook)
+    fixed = torch.bincount(labels, minlength=n_codewords)
+    fixed -= torch.bincount(labels[movable], minlength=n_codewords)
+    return Cells(table, fixed.cpu().numpy(), bounds, prices), reach
+
+
+class Cells:
+    """The cells of a power diagram while single rows move between them.
+
+    Nodes of a graph are the codewords and one more that stands for the bounds.
+    ``frontier[k, l]`` is the least increase of distance at which a row of cell k could
+    move to cell l; moving on to the last node tells that cell k keeps one row more.
+    Prices are valid as long as ``p_k <= p_l + frontier[k, l]``.
+
+    Parameters
+    ----------
+    table : ndarray of shape (n_rows, n_codewords), float64
+        Squared distances of the rows that may move.
+
+    fixed : ndarray of shape (n_codewords,), int64
+        Number of other rows in every cell, which stay.
+
+    bounds : Bounds
+        Bounds of the counts.
+
+    prices : ndarray of shape (n_codewords,), float64
+        Where to start.
+    """
+
+    def __init__(
+        self,
+        table: np.ndarray,
+        fixed: np.ndarray,
+        bounds: Bounds,
+        prices: np.ndarray,
+    ):
+        n_codewords = len(prices)
+        self.table, self.fixed, self.bounds = table, fixed, bounds
+        self.start, self.parted = prices, False
+        self.prices = np.append(prices, 0.0)
+        labels = (table + prices).argmin(axis=1)
+        order = np.argsort(labels, kind="stable")
+        inside = np.bincount(labels, minlength=n_codewords)
+        self.members = np.split(order, np.cumsum(inside)[:-1])
+        self.kept = bounds.wanted(prices, fixed + inside).astype(np.int64)
+        self.frontier = np.full((n_codewords + 1, n_codewords + 1), np.inf)
+        for cell in range(n_codewords):
+            self._update(cell)
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Number of rows in every cell."""
+        return self.fixed + np.fromiter(map(len, self.members), dtype=np.int64)
+
+    def _update(self, cell: int) -> None:
+        """Recompute what leaves a cell."""
+        distances = self.table[self.members[cell]]
+        increase = distances - distances[:, cell : cell + 1]
+        self.frontier[cell, :-1] = increase.min(axis=0, initial=np.inf)
+        self._update_ways(cell)
+
+    def _update_ways(self, cell: int) -> None:
+        """Whether a cell may keep one row more, or one less."""
+        kept = self.kept[cell]
+        self.frontier[cell, -1] = 0.0 if kept < self.bounds.upper else np.inf
+        self.frontier[-1, cell] = 0.0 if kept > self.bounds.lower else np.inf
+
+    def repair(self, *, together: bool = False) -> None:
+        """Move rows along cheapest paths until every count is what prices ask for.
+
+        Successive shortest paths: each step raises prices by the length of the path, so
+        that the assignment stays the best one for its own counts.
+
+        Parameters
+        ----------
+        together : bool, default=False
+            Whether copies of a row move together, to counts within the bounds. If not,
+            copies are parted where that is optimal, and brought together in the end.
+        """
+        patience = PATIENCE * len(self.prices) if together else np.inf
+        while (excess := self._excess(together)).any() and patience > 0:
+            path = self._cheapest_path(excess)
+            if path is None:
+                break
+            self._move(path, together)
+            patience -= 1
+        if not together:
+            self._join_copies()
+
+    def _excess(self, together: bool) -> np.ndarray:
+        """Rows that every node has too many."""
+        if together:
+            self.kept = np.clip(self.counts, self.bounds.lower, self.bounds.upper)
+        excess = np.append(self.counts - self.kept, 0)
+        excess[-1] = -excess.sum()
+        return excess
+
+    def _cheapest_path(self, excess: np.ndarray) -> list[int] | None:
+        """Dijkstra from the nodes with too many rows to those with too few.
+
+        Raises the prices of the nodes that it reaches.
+        """
+        prices, taking = self.prices, excess < 0
+        reached = np.where(excess > 0, 0.0, np.inf)
+        parent = np.full(len(prices), -1)
+        waiting = reached.copy()
+        while True:
+            node = int(waiting.argmin())
+            nearest = waiting[node]
+            if not np.isfinite(nearest):
+                return None
+            if taking[node]:
+                break
+            waiting[node] = np.inf
+            length = np.maximum(self.frontier[node] + prices - prices[node], 0.0)
+            through = nearest + length
+            # Nodes that are done are not farther than this one.
+            shorter = through < reached
+            reached[shorter] = waiting[shorter] = through[shorter]
+            parent[shorter] = node
+        path = [node]
+        while parent[path[0]] >= 0:
+            path.insert(0, int(parent[path[0]]))
+        self.prices = prices + nearest - np.minimum(reached, nearest)
+        return path
+
+    def _move(self, path: list[int], together: bool) -> None:
+        """Move the nearest row along every edge of a path."""
+        last, moving = len(self.prices) - 1, []
+        for origin, target in zip(path[:-1], path[1:], strict=True):
+            if target == last:
+                self.kept[origin] += 1
+            elif origin == last:
+                self.kept[target] -= 1
+            else:
+                members = self.members[origin]
+                increase = self.table[members, target] - self.table[members, origin]
+                at = np.flatnonzero(increase == increase.min())
+                moving.append((origin, at if together else at[:1], target))
+        for origin, at, target in moving:
+            rows = self.members[origin][at]
+            self.members[origin] = np.delete(self.members[origin], at)
+            self._after_leaving(origin, rows)
+            self.members[target] = np.append(self.members[target], rows)
+            increase = self.table[rows] - self.table[rows, target][:, None]
+            np.minimum(
+                self.frontier[target, :-1],
+                increase.min(axis=0),
+                out=self.frontier[target, :-1],
+            )
+        for cell in set(path) - {last}:
+            self._update_ways(cell)
+
+    def _after_leaving(self, cell: int, rows: np.ndarray) -> None:
+        """Recompute the least increases of a cell that some rows had."""
+        increase = self.table[rows] - self.table[rows, cell][:, None]
+        columns = np.flatnonzero((increase == self.frontier[cell, :-1]).any(axis=0))
+        members = self.members[cell]
+        left = self.table[np.ix_(members, columns)] - self.table[members, cell][:, None]
+        self.frontier[cell, columns] = left.min(axis=0, initial=np.inf)
+
+    def _join_copies(self) -> None:
+        """Bring copies of a row together again, where the counts suit best.
+
+        Copies that were parted are indifferent between their cells, and a small change
+        of prices moves all of them to one side. Where a row has many copies, the counts
+        may end outside of their bounds by as many.
+        """
+        label = np.empty(len(self.table), dtype=np.int64)
+        for cell, members in enumerate(self.members):
+            label[members] = cell
+        for copies in _copies(self.table):
+            choices = np.unique(label[copies])
+            if len(choices) == 1:
+                continue
+            self.parted = True
+            counts = self.counts - np.bincount(label[copies], minlength=len(self.kept))
+            trials = counts + len(copies) * np.eye(len(counts), dtype=int)[choices]
+            costs = [
+                (self.bounds.violation(trial), self.bounds.gap(self.prices[:-1], trial))
+                for trial in trials
+            ]
+            label[copies] = choices[costs.index(min(costs))]
+            for cell in choices:
+                self.members[cell] = np.flatnonzero(label == cell)
+                self._update(cell)
+        self.kept = np.clip(self.counts, self.bounds.lower, self.bounds.upper)
+        for cell in range(len(self.kept)):
+            self._update(cell)
+
+    def centred_prices(self, reach: float) -> np.ndarray:
+        """Prices in the middle of the intervals that their cells allow.
+
+        A solution of a transport problem sits where some rows are indifferent between
+        two cells; in the middle no row is, and rounding cannot tip it over.
+
+        Parameters
+        ----------
+        reach : float
+            Least margin of the rows that stay, at the prices that they stay at.
+
+        Returns
+        -------
+        prices : ndarray of shape (n_codewords,), float64
+            Prices relative to that of the last node.
+        """
+        frontier, prices = self.frontier.copy(), self.prices.copy()
+        if np.isfinite(reach):
+            still = reach + self.start[:, None] - self.start
+            still[self.fixed == 0] = np.inf
+            np.minimum(frontier[:-1, :-1], still, out=frontier[:-1, :-1])
+        np.fill_diagonal(frontier, np.inf)
+        # Room spreads by one edge a round along chains of indifferent rows.
+        for _ in range(len(prices) + CENTRING_ROUNDS):
+            high = (frontier + prices).min(axis=1)
+            low = (prices[:, None] - frontier).max(axis=0)
+            middle = np.isfinite(high) & np.isfinite(low) & (high >= low)
+            room = np.minimum(high - prices, prices - low)[middle]
+            if len(room) == 0 or room.min() > 0.01 * np.median(room):
+                break
+            prices[middle] += ((high + low)[middle] / 2 - prices[middle]) / 2
+        return prices[:-1] - prices[-1]
+
+
+def _copies(table: np.ndarray) -> list[np.ndarray]:
+    """Groups of equal rows of a table."""
+    sums = table.sum(axis=1)
+    order = np.argsort(sums, kind="stable")
+    equal = (table[order[1:]] == table[order[:-1]]).all(axis=1)
+    groups = np.split(order, np.flatnonzero(~equal) + 1)
+    return [group for group in groups if len(group) > 1]

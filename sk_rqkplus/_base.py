@@ -12,6 +12,7 @@ from sklearn.base import (
 )
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
+from sk_rqkplus._balance import fixed_point_distances
 from sk_rqkplus._compat import CallbackSupportMixin, Interval, StrOptions
 from sk_rqkplus._residual import centred, decode, encode
 from sk_rqkplus.ids import Catalogue, LastDistances, deduplicate, sketch
@@ -326,10 +327,13 @@ class BaseQuantizer(
         )
 
     def _last_distances(self, X, codes) -> LastDistances:
-        """Function of row numbers: squared distances to the last codewords."""
+        """Function of row numbers: squared distances to the last codewords.
+
+        Up to a term per row, which makes no difference to an assignment.
+        """
         device = self._resolve_device()
         latent = self._latent(device)
-        last = torch.from_numpy(self.codebooks_[-1]).double().to(device)
+        last = torch.from_numpy(self.codebooks_[-1]).to(device)
         before = [np.asarray(book, dtype=np.float64) for book in self.codebooks_[:-1]]
 
         def distances(rows):
@@ -337,9 +341,8 @@ class BaseQuantizer(
             residual = residual if latent is None else latent(residual)
             for book, code in zip(before, codes[rows].T, strict=False):
                 residual = residual - torch.from_numpy(book[code]).to(device)
-            # Not through a matrix product: copies of a row must tie exactly.
-            mode = "donot_use_mm_for_euclid_dist"
-            return torch.cdist(residual, last, compute_mode=mode).square().cpu().numpy()
+            # In fixed point: copies of a row must tie exactly.
+            return fixed_point_distances(residual, last)
 
         return distances
 

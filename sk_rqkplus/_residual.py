@@ -5,12 +5,19 @@ levels before it left over. Codes are those of float64 arithmetic (see ``_neares
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sk_rqkplus._nearest import FLOAT32_ROUNDOFF, Codewords, nearest, tile_rows
+from sk_rqkplus._nearest import (
+    FLOAT32_ROUNDOFF,
+    Codewords,
+    nearest_in_tile,
+    tile_rows,
+)
+from sk_rqkplus._threads import map_chunks
 
 Latent = Callable[[Tensor], Tensor]
 
@@ -75,50 +82,237 @@ def encode(
         )
         for book, price in zip(codebooks, prices, strict=True)
     ]
+
+    def encode_tile(tile: slice) -> np.ndarray:
+        left = Leftover(X[tile], mean, scale, latent=latent, device=device)
+        for words in levels:
+            left.advance(words, left.assign(words))
+        return left.codes
+
     codes = np.empty((len(X), len(levels)), dtype=np.int32)
     step = tile_rows(max(map(len, levels)), X.shape[1], device)
-    for start in range(0, len(X), step):
-        tile = X[start : start + step]
-        code = _encode_tile(tile, levels, mean, scale, latent, device)
-        codes[start : start + step] = code.cpu().numpy()
+    start = 0
+    for part in map_chunks(encode_tile, len(X), step, device):
+        codes[start : start + len(part)] = part
+        start += len(part)
     return codes
 
 
-def _encode_tile(
-    tile: np.ndarray,
-    levels: Sequence[Codewords],
-    mean: np.ndarray,
-    scale: float,
-    latent: Latent | None,
-    device: torch.device,
-) -> Tensor:
-    """Codes of one tile of rows."""
-    if latent is None:
-        residual = (
-            centred(tile, mean, device, np.result_type(tile, mean).type).float() / scale
-        )
-    else:
-        rows = latent(centred(tile, mean, device)) / scale
-        residual = rows.float()
-    codes = torch.empty((len(tile), len(levels)), dtype=torch.int64, device=device)
-    noise = 1.01 * FLOAT32_ROUNDOFF * residual.norm(dim=1)
+class Leftover:
+    """What the levels so far leave over of every row.
 
-    for level, words in enumerate(levels):
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features), float32 or float64
+        Rows.
 
-        def exact(index: Tensor, level: int = level) -> Tensor:
-            """Float64 residual of some rows of the tile before a level."""
-            if latent is None:
-                exact = centred(tile[index.cpu().numpy()], mean, device) / scale
-            else:
-                exact = rows[index]
-            for before, code in zip(levels[:level], codes[index].T, strict=False):
-                exact = exact - before.exact[code]
-            return exact
+    mean : ndarray of shape (n_features,)
+        Subtracted from the rows.
 
-        codes[:, level] = nearest(residual, words, noise=noise, exact_rows=exact)
-        residual -= words.codebook[codes[:, level]]
-        noise += 1.01 * FLOAT32_ROUNDOFF * residual.norm(dim=1)
-    return codes
+    scale : float
+        Power of two by which the rows are divided.
+
+    latent : callable, optional
+        Maps centred rows (float64 tensor) to what is quantised; None is the identity.
+
+    device : str or torch.device, default="cpu"
+        Where to compute.
+
+    keep : bool, default=True
+        Keep all residuals in memory; if false they are computed from ``X`` a tile at a
+        time, so that memory grows with the number of rows by their codes alone.
+
+    Attributes
+    ----------
+    rows : Tensor of shape (n_samples, n_features), float32
+        Residuals, rounded, where they are kept.
+    """
+
+    def __init__(
+        self,
+        X: np.ndarray,
+        mean: np.ndarray,
+        scale: float,
+        *,
+        latent: Latent | None = None,
+        device: str | torch.device = "cpu",
+        keep: bool = True,
+    ):
+        self.X, self.mean, self.scale, self.latent = X, mean, scale, latent
+        self.device = torch.device(device)
+        self.levels: list[Codewords] = []
+        self.labels: list[Tensor] = []
+        self.rows: Tensor | None = None
+        if keep:
+            tiles = self._map(self._first_tile)
+            rows, noise, latents = zip(*tiles, strict=True)
+            self.rows, self.noise = torch.cat(rows), torch.cat(noise)
+            self.latents = None if latent is None else torch.cat(latents)
+
+    def __len__(self) -> int:
+        return len(self.X)
+
+    def _map(self, function: Callable[[slice], Any], n_codewords: int = 1) -> list[Any]:
+        step = tile_rows(n_codewords, self.X.shape[1], self.device)
+        return list(map_chunks(function, len(self), step, self.device))
+
+    @property
+    def codes(self) -> np.ndarray:
+        """Labels of the levels so far, of shape (n_samples, n_levels), int32."""
+        return torch.stack(self.labels, dim=1).cpu().numpy().astype(np.int32)
+
+    def _first_tile(
+        self, index: slice | Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Rows before the first level: rounded, how far off, and exact latents."""
+        X = self.X[index.cpu().numpy() if isinstance(index, Tensor) else index]
+        latents = None
+        if self.latent is None:
+            dtype = np.result_type(X, self.mean).type
+            rows = centred(X, self.mean, self.device, dtype).float() / self.scale
+        else:
+            latents = self.latent(centred(X, self.mean, self.device)) / self.scale
+            rows = latents.float()
+        return rows, rounding(rows), latents
+
+    def tile(self, index: slice | Tensor) -> tuple[Tensor, Tensor]:
+        """Residuals of some rows, and how far off they are.
+
+        Parameters
+        ----------
+        index : slice or Tensor of int64
+            Which rows.
+
+        Returns
+        -------
+        rows : Tensor of shape (n_rows, n_features), float32
+            Residuals, rounded.
+
+        noise : Tensor of shape (n_rows,), float32
+            Bound of their Euclidean distance to the exact ones.
+        """
+        if self.rows is not None:
+            return self.rows[index], self.noise[index]
+        rows, noise, _ = self._first_tile(index)
+        for words, labels in zip(self.levels, self.labels, strict=True):
+            rows -= words.codebook[labels[index].long()]
+            noise += rounding(rows)
+        return rows, noise
+
+    def take(self, index: slice | Tensor) -> Tensor:
+        """Residuals of some rows, rounded to float32.
+
+        Parameters
+        ----------
+        index : slice or Tensor of int64
+            Which rows.
+
+        Returns
+        -------
+        rows : Tensor of shape (n_rows, n_features), float32
+            Residuals.
+        """
+        return self.tile(index)[0]
+
+    def squares(self) -> Tensor:
+        """Squared norm of every residual.
+
+        Returns
+        -------
+        squares : Tensor of shape (n_samples,), float64
+            The same for copies of a row.
+        """
+
+        def squares(tile: slice) -> Tensor:
+            return self.take(tile).double().square().sum(1)
+
+        return torch.cat(self._map(squares))
+
+    def exact(self, index: Tensor) -> Tensor:
+        """Residuals in float64.
+
+        Parameters
+        ----------
+        index : Tensor of shape (n_rows,), int64
+            Which rows.
+
+        Returns
+        -------
+        rows : Tensor of shape (n_rows, n_features), float64
+            Residuals.
+        """
+        if self.rows is not None and self.latents is not None:
+            rows = self.latents[index]
+        else:
+            X = self.X[index.cpu().numpy()]
+            rows = centred(X, self.mean, self.device)
+            rows = (rows if self.latent is None else self.latent(rows)) / self.scale
+        for words, labels in zip(self.levels, self.labels, strict=True):
+            rows = rows - words.exact[labels[index].long()]
+        return rows
+
+    def assign(self, words: Codewords) -> Tensor:
+        """Index of the nearest codeword of every residual.
+
+        Parameters
+        ----------
+        words : Codewords
+            Codebook and prices of the next level.
+
+        Returns
+        -------
+        labels : Tensor of shape (n_samples,), int32
+            Labels, as float64 arithmetic gives them.
+        """
+
+        def assign_tile(tile: slice) -> Tensor:
+            rows, noise = self.tile(tile)
+            return nearest_in_tile(
+                rows,
+                words,
+                noise=noise,
+                exact_rows=lambda i: self.exact(i + tile.start),
+            ).int()
+
+        return torch.cat(self._map(assign_tile, len(words)))
+
+    def advance(self, words: Codewords, labels: Tensor) -> None:
+        """Subtract the codewords of a level.
+
+        Parameters
+        ----------
+        words : Codewords
+            Codebook of the level.
+
+        labels : Tensor of shape (n_samples,), int32
+            Codeword of every row.
+        """
+
+        def subtract(tile: slice) -> None:
+            rows, noise = self.tile(tile)
+            rows -= words.codebook[labels[tile].long()]
+            noise += rounding(rows)
+
+        if self.rows is not None:
+            self._map(subtract)
+        self.levels.append(words)
+        self.labels.append(labels)
+
+
+def rounding(rows: Tensor) -> Tensor:
+    """Bound of the distance that rounding to float32 has moved each row.
+
+    Parameters
+    ----------
+    rows : Tensor of shape (n_rows, n_features), float32
+        Rounded rows.
+
+    Returns
+    -------
+    bound : Tensor of shape (n_rows,), float32
+        Euclidean distances.
+    """
+    return 1.01 * FLOAT32_ROUNDOFF * rows.norm(dim=1)
 
 
 def decode(

@@ -1,12 +1,13 @@
 """RQKMeans: residual k-means codebooks."""
 
 import warnings
+from functools import partial
 
 import numpy as np
-import torch
 from sklearn.utils import check_random_state
 from sklearn.utils.random import sample_without_replacement
 
+from sk_rqkplus._augment import resolve_augment, smoothed_bootstrap
 from sk_rqkplus._balance import capacities
 from sk_rqkplus._base import (
     CHUNK_ROWS,
@@ -18,13 +19,14 @@ from sk_rqkplus._base import (
 from sk_rqkplus._compat import StrOptions, _fit_context
 from sk_rqkplus._lloyd import (
     BALANCED_ITERATIONS,
+    balance_prices,
     count_distinct,
-    crowded,
     fit_codebook,
 )
-from sk_rqkplus._nearest import Codewords, nearest
+from sk_rqkplus._nearest import Codewords
 from sk_rqkplus._progress import progress
-from sk_rqkplus._residual import power_of_two
+from sk_rqkplus._residual import Leftover, power_of_two
+from sk_rqkplus._threads import one_thread
 
 # A level of which a larger share of rows are copies of a few is called unbalanced.
 CROWD = 0.05
@@ -62,14 +64,20 @@ class RQKMeans(BaseQuantizer):
         Runs of k-means per level, of which the one of least error is kept.
 
     max_iter : int, default=25
-        Most Lloyd iterations of a run. A balanced level takes 12 more.
+        Most Lloyd iterations of a run over all rows. A balanced level takes 8 more.
 
-    tol : float, default=1e-4
+    tol : float, default=1e-3
         A run ends when an iteration lowers its error by less than this share.
 
     max_samples : int, default=None
         Fit on a random subset of so many rows; None takes all. All rows are encoded.
         Balance then holds for the subset, and nearly so for all rows.
+
+    augment : {"auto", "none"} or int, default="auto"
+        Fit on so many rows made from ``X``, a quarter of them rows as they are and the
+        others mixtures of neighbours, which describes unseen rows better where rows are
+        few. "auto" makes 128 per codeword where there are 4 to 64, "none" makes none.
+        Prices, ``codes_`` and IDs are always those of the rows of ``X``.
 
     dedup : {"reassign", "suffix"}, default="reassign"
         How :meth:`predict` makes IDs unique, see :func:`~sk_rqkplus.ids.deduplicate`.
@@ -107,6 +115,11 @@ class RQKMeans(BaseQuantizer):
 
     catalogue_ : Catalogue
         Registry of the IDs that are given, where ``store_catalogue`` is true.
+
+    duality_gap_ : ndarray of shape (n_levels,)
+        Per balanced level, by how much the total distortion of the balanced assignment
+        exceeds a lower bound of the least possible one at most, relative to it; zero
+        proves the assignment optimal. Zero at other levels.
 
     n_iter_ : int
         Most Lloyd iterations of a level.
@@ -156,6 +169,7 @@ class RQKMeans(BaseQuantizer):
         "max_iter": [POSITIVE_INT],
         "tol": [NON_NEGATIVE],
         "max_samples": [POSITIVE_INT, None],
+        "augment": [StrOptions({"auto", "none"}), POSITIVE_INT],
     }
 
     def __init__(
@@ -167,8 +181,9 @@ class RQKMeans(BaseQuantizer):
         init="k-means++",
         n_init=1,
         max_iter=25,
-        tol=1e-4,
+        tol=1e-3,
         max_samples=None,
+        augment="auto",
         dedup="reassign",
         store_catalogue=True,
         device="auto",
@@ -183,6 +198,7 @@ class RQKMeans(BaseQuantizer):
         self.max_iter = max_iter
         self.tol = tol
         self.max_samples = max_samples
+        self.augment = augment
         self.dedup = dedup
         self.store_catalogue = store_catalogue
         self.device = device
@@ -206,32 +222,51 @@ class RQKMeans(BaseQuantizer):
         self : RQKMeans
             The fitted estimator.
         """
-        with self._all_or_nothing():
+        with self._all_or_nothing(), one_thread():
             X = self._validate(X, reset=True)
             sizes = self._resolve_sizes()
             balanced = self._resolve_balance(len(sizes))
             device = self._resolve_device()
             rng = check_random_state(self.random_state)
 
-            rows, self.mean_, scale = self._draw_rows(X, rng, device)
-            levels = self._fit_levels(rows, sizes, balanced, rng)
+            index = self._draw_sample(len(X), rng)
+            self.mean_, scale = self._resolve_origin(X if index is None else X[index])
+            left = Leftover(X, self.mean_, scale, device=device, keep=index is None)
+            sample = self._resolve_sample(X, index, left, max(sizes), rng)
+            levels = self._fit_levels(sample, left, sizes, balanced, rng)
             self.codebooks_ = [
-                np.multiply(level.codebook.cpu().numpy(), scale, dtype=np.float32)
-                for level in levels
+                np.multiply(words.codebook.cpu().numpy(), scale, dtype=np.float32)
+                for words in left.levels
             ]
-            self.prices_ = [level.prices.cpu().numpy() * scale**2 for level in levels]
+            self.prices_ = [w.prices.cpu().numpy() * scale**2 for w in left.levels]
+            self.duality_gap_ = np.array([level.gap for level in levels])
             self.n_iter_ = max(level.n_iter for level in levels)
-            self._publish(X, self._encode(X))
+            self._publish(X, left.codes)
         return self
 
-    def _draw_rows(self, X, rng, device):
-        """Rows to fit on, centred and scaled; the mean and the scale removed."""
-        index = None
-        if self.max_samples is not None and self.max_samples < len(X):
-            index = np.sort(
-                sample_without_replacement(len(X), self.max_samples, random_state=rng)
-            )
-        X = X if index is None else X[index]
+    def _draw_sample(self, n_samples, rng):
+        """Numbers of the rows to fit on, None for all."""
+        if self.max_samples is None or self.max_samples >= n_samples:
+            return None
+        return np.sort(
+            sample_without_replacement(n_samples, self.max_samples, random_state=rng)
+        )
+
+    def _resolve_sample(self, X, index, left, n_codewords, rng):
+        """Rows to fit on: all, some, or mixtures of them."""
+        sample = left
+        if index is not None:
+            sample = Leftover(X[index], left.mean, left.scale, device=left.device)
+        n_rows = resolve_augment(
+            self.augment, partial(count_distinct, sample), n_codewords
+        )
+        if n_rows == 0:
+            return sample
+        rows = smoothed_bootstrap(sample.rows, n_rows, rng).cpu().numpy()
+        return Leftover(rows, np.zeros_like(rows[0]), 1.0, device=left.device)
+
+    def _resolve_origin(self, X):
+        """Mean of the rows, and a power of two near their largest deviation."""
         mean = column_means(X).astype(X.dtype)
         chunks = range(0, len(X), CHUNK_ROWS)
         largest = max(float(np.abs(X[i : i + CHUNK_ROWS] - mean).max()) for i in chunks)
@@ -240,22 +275,17 @@ class RQKMeans(BaseQuantizer):
                 f"X deviates from its mean by up to {largest:.3g}, which should be "
                 "between 1e-36 and 1e36, the range of float32 codebooks. Rescale X."
             )
-        scale = power_of_two(largest)
-        rows = torch.empty(X.shape, dtype=torch.float32)
-        for i in chunks:
-            part = torch.from_numpy(X[i : i + CHUNK_ROWS] - mean)
-            rows[i : i + CHUNK_ROWS] = part / scale
-        return rows.to(device), mean, scale
+        return mean, power_of_two(largest)
 
-    def _fit_levels(self, rows, sizes, balanced, rng):
-        """Fit level after level; ``rows`` becomes what the last one leaves over."""
+    def _fit_levels(self, sample, left, sizes, balanced, rng):
+        """Fit level after level on the sample; all rows follow in ``left``."""
         levels = []
         n_steps = [self.max_iter + BALANCED_ITERATIONS * flag for flag in balanced]
         with progress(self, sum(n_steps), "iteration") as tick:
-            for level, (size, flag) in enumerate(zip(sizes, balanced, strict=True)):
-                fitted = fit_codebook(
-                    rows,
-                    count_distinct(rows, size),
+            for number, (size, flag) in enumerate(zip(sizes, balanced, strict=True)):
+                level = fit_codebook(
+                    sample.rows,
+                    count_distinct(left, size),
                     rng,
                     init=self.init,
                     n_init=self.n_init,
@@ -264,12 +294,14 @@ class RQKMeans(BaseQuantizer):
                     balance_tol=self.balance_tol if flag else None,
                     tick=tick,
                 )
-                tick(to=sum(n_steps[: level + 1]))
-                self._warn_if_crowded(rows, fitted, level, flag)
-                words = Codewords(fitted.codebook, fitted.prices)
-                for chunk in rows.split(CHUNK_ROWS):
-                    chunk -= fitted.codebook[nearest(chunk, words)]
-                levels.append(fitted)
+                tick(to=sum(n_steps[: number + 1]))
+                if flag and len(level.codebook) > 1:
+                    self._balance(left, level, number)
+                words = Codewords(level.codebook, level.prices)
+                left.advance(words, left.assign(words))
+                if sample is not left:
+                    sample.advance(words, sample.assign(words))
+                levels.append(level)
         found = tuple(len(level.codebook) for level in levels)
         if found != tuple(sizes):
             warnings.warn(
@@ -280,16 +312,18 @@ class RQKMeans(BaseQuantizer):
             )
         return levels
 
-    def _warn_if_crowded(self, rows, fitted, level, flag):
-        """Say so where a level cannot be balanced."""
-        if not flag or len(fitted.codebook) == 1:
-            return
-        _, upper = capacities(len(rows), len(fitted.codebook), self.balance_tol)
-        share = float(crowded(rows, upper).float().mean())
-        if share > CROWD:
+    def _balance(self, left, level, number):
+        """Give a level prices that balance all rows, or say that none can."""
+        balance = balance_prices(
+            left, level.codebook, self.balance_tol, level.prices, n_before=level.n_rows
+        )
+        level.prices = balance.prices
+        level.gap = balance.gap / max(level.inertia, 1e-300)
+        if balance.crowd > CROWD:
+            _, upper = capacities(len(left), len(level.codebook), self.balance_tol)
             warnings.warn(
-                f"level {level} cannot be balanced: {share:.0%} of its rows have more "
-                f"than {upper} copies, the most that one codeword may take. Remove "
-                "duplicates, lower codebook_sizes or use balance='none'.",
-                stacklevel=5,
+                f"level {number} cannot be balanced: {balance.crowd:.0%} of its rows "
+                f"have more than {upper} copies, the most that one codeword may take. "
+                "Remove duplicates, lower codebook_sizes or use balance='none'.",
+                stacklevel=6,
             )

@@ -1,5 +1,6 @@
 """RQKMeansPlus: RQ-KMeans codebooks, fine-tuned inside a residual autoencoder."""
 
+import copy
 import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -17,11 +18,12 @@ from sk_rqkplus._base import NON_NEGATIVE, POSITIVE_INT, BaseQuantizer
 from sk_rqkplus._codebook_files import read_codebooks
 from sk_rqkplus._compat import HasMethods, Interval, StrOptions, _fit_context
 from sk_rqkplus._lloyd import balance_prices
-from sk_rqkplus._nearest import Codewords, nearest
+from sk_rqkplus._nearest import Codewords
 from sk_rqkplus._progress import progress
-from sk_rqkplus._residual import centred
+from sk_rqkplus._residual import Leftover
 from sk_rqkplus._rqkmeans import RQKMeans
 from sk_rqkplus._rqvae import ResidualQuantizer, RQVAEModule, VectorQuantizer
+from sk_rqkplus._threads import one_thread
 from sk_rqkplus._training import (
     LOSSES,
     MONITORS,
@@ -33,7 +35,6 @@ from sk_rqkplus._training import (
     StopOnNaN,
     Tick,
     learning_rate,
-    one_thread,
     schedule_callback,
     summarise,
 )
@@ -568,21 +569,17 @@ class RQKMeansPlus(BaseQuantizer):
         layers = module.rq.vq_layers
         device = layers[0].embedding.weight.device
         step = -(-len(X) // PRICE_ROWS)
-        module.eval()
-        rows = torch.cat(
-            [
-                module.encoder(centred(chunk, self.mean_, device).float())
-                for chunk in np.array_split(X[::step], -(-len(X) // (step * 8192)))
-            ]
-        )
+        encoder = torch.inference_mode()(copy.deepcopy(module.encoder).eval().double())
+        left = Leftover(X[::step], self.mean_, 1.0, latent=encoder, device=device)
         for level, (layer, flag) in enumerate(zip(layers, balanced, strict=True)):
             book = layer.embedding.weight.detach()
             if flag and len(book) > 1:
                 layer.prices = balance_prices(
-                    rows, book, 0.0, layer.prices, exact=exact
-                )
+                    left, book, 0.0, layer.prices, exact=exact
+                ).prices
             if any(balanced[level + 1 :]):
-                rows = rows - book[nearest(rows, Codewords(book, layer.prices))]
+                words = Codewords(book, layer.prices)
+                left.advance(words, left.assign(words))
 
     def _make_module(self, snapshot, generator=None):
         """Networks with the codebooks of a snapshot, weights not set."""

@@ -1,9 +1,7 @@
 """The training loop: a private skorch net over whole batches, and what it reports."""
 
-import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -21,34 +19,6 @@ OPTIMIZERS = {
     "rmsprop": torch.optim.RMSprop,
 }
 MONITORS = ("reconstruction_error", "collision_rate")
-
-
-_threads_lock = threading.Lock()
-_threads_users = 0
-_threads_before = 1
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch compute in one thread, and restore its number of threads.
-
-    Products of gradients add over the batch in an order that depends on the number of
-    threads, so that weights would too. The setting is global to the process: fits that
-    overlap in time share it, and the last one to end restores it.
-    """
-    global _threads_users, _threads_before
-    with _threads_lock:
-        if _threads_users == 0:
-            _threads_before = torch.get_num_threads()
-        _threads_users += 1
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        with _threads_lock:
-            _threads_users -= 1
-            if _threads_users == 0:
-                torch.set_num_threads(_threads_before)
 
 
 class StopTraining(Exception):

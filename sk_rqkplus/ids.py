@@ -4,17 +4,21 @@ An ID is a code and one more column, the suffix. Everything here works on arrays
 on anybody's codes.
 """
 
+from collections import deque
 from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 from sklearn.utils.validation import check_array
 
+from sk_rqkplus._threads import map_chunks
+
 __all__ = ["Catalogue", "deduplicate", "sketch"]
 
 N_SKETCH = 4
 MAX_KEY = 2**62
-CHUNK_ROWS = 65_536
+CHUNK_ROWS = 2048
+BATCH_ROWS = 8192
 
 LastDistances = Callable[[np.ndarray], np.ndarray]
 
@@ -152,13 +156,25 @@ def _reassign(
     order = np.argsort(prefix, kind="stable")
     starts = np.searchsorted(prefix[order], colliding, side="left")
     stops = np.searchsorted(prefix[order], colliding, side="right")
-    for start, stop in zip(starts, stops, strict=True):
-        members = order[start:stop]
-        occupied = every[members[members >= n_new], -1]
-        free = np.setdiff1d(np.arange(codebook_size), occupied)
-        placed = members[members < n_new][: len(free)]
-        row, column = linear_sum_assignment(distances(placed)[:, free])
-        codes[placed[row], -1] = free[column]
+    # Distances of many small groups at a time: one by one, calls would cost more.
+    batches = np.cumsum(stops - starts) // BATCH_ROWS
+    for batch in np.split(np.arange(len(starts)), np.flatnonzero(np.diff(batches)) + 1):
+        placed, free = [], []
+        for start, stop in zip(starts[batch], stops[batch], strict=True):
+            members = order[start:stop]
+            occupied = every[members[members >= n_new], -1]
+            free.append(np.setdiff1d(np.arange(codebook_size), occupied))
+            placed.append(members[members < n_new][: len(free[-1])])
+        rows = np.concatenate([*placed, np.empty(0, dtype=np.int64)])
+        if len(rows) == 0:
+            continue
+        table = distances(rows)
+        ends = np.cumsum([len(members) for members in placed])
+        for part, members, columns in zip(
+            np.split(table, ends[:-1]), placed, free, strict=True
+        ):
+            row, column = linear_sum_assignment(part[:, columns])
+            codes[members[row], -1] = columns[column]
     return codes
 
 
@@ -182,9 +198,11 @@ def sketch(X: np.ndarray, origin: np.ndarray | float = 0.0) -> np.ndarray:
     signs = np.random.RandomState(0).randint(2, size=(n_features, N_SKETCH)) * 2.0 - 1
     signs /= np.sqrt(n_features)
     values = np.empty((len(X), N_SKETCH), dtype=np.float32)
-    for start in range(0, len(X), CHUNK_ROWS):
-        chunk = slice(start, start + CHUNK_ROWS)
+
+    def fill(chunk: slice) -> None:
         values[chunk] = (X[chunk].astype(np.float64) - origin) @ signs
+
+    deque(map_chunks(fill, len(X), CHUNK_ROWS), maxlen=0)
     return values
 
 

@@ -6,9 +6,18 @@ import torch
 from numpy.testing import assert_array_equal
 from scipy.optimize import linear_sum_assignment
 
-from sk_rqkplus._balance import Distances, capacities, repair, sweep_prices
+from sk_rqkplus import _balance
+from sk_rqkplus._balance import (
+    Bounds,
+    Cells,
+    Scores,
+    capacities,
+    fixed_point_distances,
+    lower_imbalance,
+)
 from sk_rqkplus._lloyd import balance_prices, crowded
 from sk_rqkplus._nearest import Codewords, nearest
+from sk_rqkplus._residual import Leftover
 
 
 def draw(n_rows, n_codewords, n_features=6, seed=0):
@@ -17,6 +26,15 @@ def draw(n_rows, n_codewords, n_features=6, seed=0):
     # Codewords among few of the rows: far from balanced without prices.
     book = rows[: 2 * n_codewords : 2] * 1.5
     return rows, book
+
+
+def leftover(rows):
+    """The rows themselves, as what no level has quantised yet."""
+    return Leftover(rows.numpy(), np.zeros(rows.shape[1], np.float32), 1.0)
+
+
+def find_prices(rows, book, tol=0.0):
+    return balance_prices(leftover(rows), book, tol).prices
 
 
 def squared_distances(rows, book):
@@ -35,7 +53,7 @@ def test_capacities_by_hand(n_rows, n_codewords, tol, expected):
 def test_balance_is_the_optimal_assignment(seed):
     # 60 rows on 12 codewords of 5 places each: an assignment problem with 60 columns.
     rows, book = draw(60, 12, seed=seed)
-    prices = balance_prices(rows, book, 0.0)
+    prices = find_prices(rows, book)
     labels = nearest(rows, Codewords(book, prices)).numpy()
     assert_array_equal(np.bincount(labels, minlength=12), 5)
 
@@ -48,7 +66,7 @@ def test_balance_is_the_optimal_assignment(seed):
 def test_counts_are_within_the_capacities(n_rows, n_codewords):
     rows, book = draw(max(n_rows, 2 * n_codewords), n_codewords)
     lower, upper = capacities(len(rows), n_codewords, 0.0)
-    prices = balance_prices(rows, book, 0.0)
+    prices = find_prices(rows, book)
     counts = torch.bincount(nearest(rows, Codewords(book, prices)))
     assert counts.min() >= lower
     assert counts.max() <= upper
@@ -59,7 +77,7 @@ def test_tolerance_costs_less_distance():
     distances = squared_distances(rows, book)
     totals = []
     for tol in (0.0, 0.5):
-        labels = nearest(rows, Codewords(book, balance_prices(rows, book, tol))).numpy()
+        labels = nearest(rows, Codewords(book, find_prices(rows, book, tol))).numpy()
         counts = np.bincount(labels, minlength=16)
         assert counts.min() >= 50 * (1 - tol)
         assert counts.max() <= 50 * (1 + tol)
@@ -72,53 +90,134 @@ def test_prices_do_not_depend_on_threads(two_threads):
     results = []
     for threads in (1, 2):
         two_threads(threads)
-        results.append(balance_prices(rows, book, 0.0).numpy())
+        results.append(find_prices(rows, book).numpy())
     assert_array_equal(*results)
 
 
 def test_no_row_is_indifferent_after_a_repair():
     rows, book = draw(400, 10)
-    prices = balance_prices(rows, book, 0.0).numpy()
+    prices = find_prices(rows, book).numpy()
     scores = np.sort(squared_distances(rows, book) + prices, axis=1)
     assert (scores[:, 1] - scores[:, 0]).min() > 1e-9
 
 
 def test_fixed_point_distances_are_accurate():
     rows, book = draw(200, 10, n_features=300)
-    distances = Distances(rows, book)
     exact = squared_distances(rows, book)
     norms = rows.double().square().sum(1, keepdim=True).numpy()
-    fine = distances.fine(torch.arange(200)).numpy() + norms
-    coarse = distances.coarse(rows).numpy() + norms
-    assert np.abs(fine - exact).max() < 1e-9 * exact.max()
-    assert np.abs(coarse - exact).max() < 1e-3 * exact.max()
+    found = fixed_point_distances(rows.double(), book) + norms
+    assert np.abs(found - exact).max() < 1e-9 * exact.max()
 
 
-def test_sweeps_bring_counts_closer():
+def test_fixed_point_distances_of_copies_are_equal():
+    rows, book = draw(301, 10, n_features=77)
+    rows[300] = rows[5]
+    found = fixed_point_distances(rows.double(), book)
+    assert_array_equal(found[300], found[5])
+
+
+def test_newton_brings_counts_close():
     rows, book = draw(2000, 20)
-    zero = torch.zeros(20, dtype=torch.float64)
-
-    def imbalance(prices):
-        labels = nearest(rows, Codewords(book, prices))
-        return torch.bincount(labels, minlength=20).double().std()
-
-    prices = sweep_prices(Distances(rows, book), zero, 100, 100, [0.1] * 50)
-    assert imbalance(prices) < imbalance(zero) / 4
+    scores = Scores(leftover(rows), book)
+    prices = lower_imbalance(scores, None, 0.0)
+    counts = torch.bincount(scores.labels(prices), minlength=20)
+    before = torch.bincount(scores.labels(torch.zeros(20)), minlength=20)
+    assert (before - 100).abs().max() > 100
+    assert (counts - 100).abs().max() <= 10
 
 
-def test_repair_moves_copies_together():
+def test_ascent_stands_in_for_newton(monkeypatch):
+    monkeypatch.setattr(_balance, "NEWTON_CODEWORDS", 0)
+    rows, book = draw(800, 16)
+    counts = torch.bincount(nearest(rows, Codewords(book, find_prices(rows, book))))
+    assert_array_equal(counts, 50)
+
+
+@pytest.mark.parametrize("n_copies", [2, 3, 7])
+def test_copies_share_a_codeword_and_counts_hold(n_copies):
+    rows, book = draw(700, 20)
+    rows[100 : 100 + 10 * n_copies] = rows[100:110].repeat(n_copies, 1)
+    labels = nearest(rows, Codewords(book, find_prices(rows, book)))
+    groups = labels[100 : 100 + 10 * n_copies].view(n_copies, 10)
+    assert (groups == groups[0]).all()
+    counts = torch.bincount(labels, minlength=20)
+    assert (counts - 35).abs().max() <= n_copies // 2
+
+
+def test_duality_gap_is_zero_without_copies():
+    rows, book = draw(1003, 40)
+    balance = balance_prices(leftover(rows), book, 0.0)
+    assert 0 <= balance.gap < 1e-9
+    assert balance.crowd == 0
+
+
+def test_duality_gap_bounds_the_optimum():
+    # The gap of an assignment by Lagrangian duality, against an exact solver.
+    rows, book = draw(60, 12)
+    cost = np.repeat(squared_distances(rows, book), 5, axis=1)
+    row, column = linear_sum_assignment(cost)
+    best = cost[row, column].sum()
+    rng = np.random.default_rng(0)
+    bounds = Bounds(60, 12)
+    for _ in range(20):
+        prices = bounds.anchor(rng.normal(size=12))
+        priced = squared_distances(rows, book) + prices
+        labels = priced.argmin(axis=1)
+        found = squared_distances(rows, book)[np.arange(60), labels].sum()
+        gap = bounds.gap(prices, np.bincount(labels, minlength=12))
+        assert found - gap <= best + 1e-9
+
+
+def test_few_movable_rows_reach_the_same_optimum(monkeypatch):
+    rows, book = draw(3000, 12)
+    expected = nearest(rows, Codewords(book, find_prices(rows, book)))
+    monkeypatch.setattr(_balance, "MOVABLE_ROWS", 16)
+    found = nearest(rows, Codewords(book, find_prices(rows, book)))
+    assert_array_equal(found, expected)
+
+
+def test_streamed_rows_get_the_same_prices(monkeypatch):
+    rows, book = draw(3000, 12)
+    expected = find_prices(rows, book)
+    monkeypatch.setattr(_balance, "CACHED_SCORES", 0)
+    zero = np.zeros(rows.shape[1], np.float32)
+    streamed = balance_prices(Leftover(rows.numpy(), zero, 1.0, keep=False), book, 0.0)
+    assert_array_equal(streamed.prices, expected)
+
+
+def test_a_lonely_codeword_gets_its_share():
+    # A cluster of 40 rows far from 1000 others, with a codeword of its own.
+    rows, book = draw(1040, 10)
+    rows[1000:] += 100
+    book = torch.cat([book[:9], rows[1000:1001]])
+    counts = torch.bincount(nearest(rows, Codewords(book, find_prices(rows, book))))
+    assert_array_equal(counts, 104)
+
+
+def test_repair_joins_copies():
     # Three copies and a nearby row on two codewords of room for two each: no price can
-    # part the copies, and the one that can move does.
-    rows = torch.tensor([[0.0], [0.0], [0.0], [0.4]])
-    book = torch.tensor([[0.0], [1.0]])
-    labels, _ = repair(
-        Distances(rows, book), torch.tensor([0, 0, 0, 0]), np.zeros(2), 2, 2
-    )
-    assert_array_equal(labels, [0, 0, 0, 1])
+    # part the copies.
+    table = np.array([[0.0, 1.0], [0.0, 1.0], [0.0, 1.0], [0.16, 0.36]])
+    cells = Cells(table, np.zeros(2, int), Bounds(4, 2), np.zeros(2))
+    cells.repair()
+    assert sorted(cells.counts) == [1, 3]
+    assert cells.parted
 
 
 def test_crowds_are_left_out():
     rows = torch.tensor([[0.0], [0.0], [0.0], [1.0], [1.0], [2.0]])
-    assert_array_equal(crowded(rows, 2), [True, True, True, False, False, False])
+    mask = crowded(leftover(rows), 2)
+    assert_array_equal(mask, [True, True, True, False, False, False])
     # Equal norms alone are no crowd.
-    assert not crowded(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), 1).any()
+    assert not crowded(leftover(torch.tensor([[1.0, 0.0], [0.0, 1.0]])), 1).any()
+
+
+def test_bounds_ask_for_what_adds_up():
+    bounds = Bounds(11, 4)
+    assert (bounds.lower, bounds.upper) == (2, 3)
+    prices = bounds.anchor(np.array([5.0, 1.0, 4.0, 3.0]))
+    # Three codewords of the largest prices get one row more, the last one is free.
+    assert_array_equal(prices, [4.0, 0.0, 3.0, 2.0])
+    assert_array_equal(bounds.wanted(prices, np.array([9, 9, 0, 0])), [3, 3, 3, 3])
+    assert bounds.gap(prices, np.array([3, 2, 3, 3])) == 0
+    assert bounds.gap(prices, np.array([2, 3, 3, 3])) == 4.0

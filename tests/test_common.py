@@ -47,8 +47,16 @@ def test_more_of_the_contract(estimator, check):
 
 
 LAYERS = [
-    {"_compat", "_extras", "_files"},
-    {"_nearest", "_codebook_files", "_progress", "ids", "metrics", "tokens"},
+    {"_compat", "_extras", "_files", "_threads"},
+    {
+        "_nearest",
+        "_augment",
+        "_codebook_files",
+        "_progress",
+        "ids",
+        "metrics",
+        "tokens",
+    },
     {"_residual", "_balance", "scorers"},
     {"_lloyd", "_rqvae"},
     {"_base", "_training"},

@@ -108,8 +108,11 @@ def test_doubtful_rows_are_decided_again(monkeypatch):
     rows = torch.from_numpy(rng.normal(size=(500, 8)).astype(np.float32))
     words = Codewords(torch.from_numpy(rng.normal(size=(9, 8)).astype(np.float32)))
     expected = nearest(rows, words)
-    wrong = (torch.zeros(500, dtype=torch.int64), torch.zeros(500, dtype=torch.bool))
-    monkeypatch.setattr(_nearest, "_fast_pass", lambda *args: wrong)
+
+    def wrong(tile, *args):
+        return torch.zeros(len(tile), dtype=torch.int64), torch.zeros(len(tile)).bool()
+
+    monkeypatch.setattr(_nearest, "_fast_pass", wrong)
     assert torch.equal(nearest(rows, words), expected)
 
 

@@ -18,7 +18,8 @@ from skorch.callbacks import Callback, EarlyStopping
 from sk_rqkplus import RQKMeans, RQKMeansPlus
 from sk_rqkplus._codebook_files import write_codebooks
 from sk_rqkplus._rqvae import MLP, Dropout, sinkhorn
-from sk_rqkplus._training import Rows, gradient_norm, learning_rate, one_thread
+from sk_rqkplus._threads import one_thread
+from sk_rqkplus._training import Rows, gradient_norm, learning_rate
 from sk_rqkplus.metrics import collision_rate
 from sk_rqkplus.scorers import SCORERS
 

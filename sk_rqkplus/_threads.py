@@ -1,0 +1,166 @@
+"""One chunk, one thread: parallel work whose bits do not depend on the thread count.
+
+A matrix product adds in an order that may depend on the number of its threads. Here
+every chunk of rows is worked on by one thread, chunks have a fixed size, and results
+come in the order of the chunks, so that more threads change the time alone.
+"""
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+
+Result = TypeVar("Result")
+
+# Few rows are parted into so many chunks, unless these get too small to be worth it.
+MIN_CHUNKS, MIN_CHUNK_ROWS = 8, 256
+# Results of so many chunks wait for their turn.
+WINDOW = 64
+
+CPU = torch.device("cpu")
+
+_lock = threading.Lock()
+_users, _before = 0, 1
+# Workers are kept: a new thread would allocate the buffers of its products anew.
+_pools: dict[int, ThreadPoolExecutor] = {}
+_worker = threading.local()
+# A forked process inherits the pools, but not their threads.
+os.register_at_fork(after_in_child=_pools.clear)
+
+
+def _mark_worker() -> None:
+    _worker.active = True
+    torch.set_num_threads(1)
+
+
+def n_workers() -> int:
+    """Number of chunks that are worked on at a time.
+
+    Returns
+    -------
+    n_workers : int
+        The thread count that torch was set to, 1 inside of a chunk.
+    """
+    if getattr(_worker, "active", False):
+        return 1
+    with _lock:
+        return _before if _users else torch.get_num_threads()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute in one thread, and restore its number of threads.
+
+    The setting is global to the process: users that overlap in time share it, and the
+    last one to end restores it.
+    """
+    global _users, _before
+    with _lock:
+        if _users == 0:
+            _before = torch.get_num_threads()
+        _users += 1
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        with _lock:
+            _users -= 1
+            if _users == 0:
+                torch.set_num_threads(_before)
+
+
+def chunk_rows(n_rows: int, most: int) -> int:
+    """Rows of a chunk; they do not depend on the number of threads.
+
+    Parameters
+    ----------
+    n_rows : int
+        Number of rows.
+
+    most : int
+        Most rows of a chunk.
+
+    Returns
+    -------
+    step : int
+        Rows of every chunk but the last.
+    """
+    return min(most, max(MIN_CHUNK_ROWS, -(-n_rows // MIN_CHUNKS)))
+
+
+def map_chunks(
+    function: Callable[[slice], Result],
+    n_rows: int,
+    step: int,
+    device: torch.device = CPU,
+) -> Iterator[Result]:
+    """Apply a function to chunks of rows, as many at a time as torch has threads.
+
+    Parameters
+    ----------
+    function : callable
+        Maps the slice of a chunk to its result.
+
+    n_rows : int
+        Number of rows.
+
+    step : int
+        Most rows of a chunk; few rows are parted into smaller ones, for balance.
+
+    device : torch.device, default="cpu"
+        Where the function computes; a GPU takes one chunk after the other.
+
+    Yields
+    ------
+    result : object
+        What the function returned, in the order of the chunks.
+    """
+    step = chunk_rows(n_rows, step)
+    chunks = [slice(i, min(i + step, n_rows)) for i in range(0, n_rows, step)]
+    workers = min(n_workers(), len(chunks)) if device.type == "cpu" else 1
+    with one_thread():
+        if workers < 2:
+            yield from map(function, chunks)
+            return
+        for i in range(0, len(chunks), WINDOW):
+            yield from _in_parallel(function, chunks[i : i + WINDOW], workers - 1)
+
+
+def _in_parallel(
+    function: Callable[[slice], Result], chunks: list[slice], n_helpers: int
+) -> list[Result]:
+    """Results of some chunks, of which this thread computes what helpers leave.
+
+    Waking a thread costs as much as a small chunk: helpers are woken once.
+    """
+    waiting = deque(enumerate(chunks))
+    results: dict[int, Result] = {}
+
+    def work() -> None:
+        while waiting:
+            try:
+                number, chunk = waiting.popleft()
+            except IndexError:
+                return
+            results[number] = function(chunk)
+
+    if n_helpers not in _pools:
+        _pools[n_helpers] = ThreadPoolExecutor(n_helpers, initializer=_mark_worker)
+    helpers = [_pools[n_helpers].submit(work) for _ in range(n_helpers)]
+    _worker.active = True
+    try:
+        work()
+    finally:
+        _worker.active = False
+        # After an error or Ctrl-C nobody begins another chunk.
+        waiting.clear()
+        started = [helper for helper in helpers if not helper.cancel()]
+        wait(started)
+    for helper in started:
+        helper.result()
+    return [results[number] for number in range(len(chunks))]
