@@ -50,6 +50,11 @@ docs: $(VENV)/.installed-docs ## Examples of the guide, and its pages into docs/
 	$(BIN)/python -m doctest -o ELLIPSIS -o NORMALIZE_WHITESPACE docs/*.rst
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
 
+.PHONY: bench
+bench: $(VENV)/.installed-bench ## Time and quality beside other packages, about an hour
+	$(BIN)/python benchmarks/exactness.py
+	$(BIN)/python benchmarks/engine.py $(ARGS)
+
 .PHONY: wheel
 wheel: $(VENV)/.installed-dev ## Build the sdist, and the wheel from it, into dist/
 	rm -rf dist

@@ -22,14 +22,16 @@ from sk_rqkplus._threads import chunk_rows, map_chunks, one_thread
 Result = TypeVar("Result")
 
 # Tables of scores up to this size are kept, larger ones computed again.
-CACHED_SCORES = 2**26
+CACHED_SCORES = 2**28
 # Temperatures are in units of the mean gap between the two nearest codewords: prices
 # are annealed from warm, and the coldest temperature leaves so many rows of a codeword
 # undecided.
-WARM, COOLING, UNDECIDED_ROWS = 8.0, 0.4, 0.5
+WARM, COOLING, UNDECIDED_ROWS = 8.0, 0.25, 2.0
 # Largest excess, as a share of a codeword's rows, at which it gets cooler or warmer.
-SETTLED, UNSETTLED, MOST_STEPS = 0.1, 8.0, 60
-DAMPING = 0.05
+SETTLED, LOOSE, UNSETTLED, MOST_STEPS = 0.1, 2.0, 8.0, 60
+# Largest excess, in rows, before the last step.
+LAST_ROWS = 16
+DAMPING, LEAST_HESITATION, LONGEST_STEP = 0.05, 0.3, 4.0
 # Excess, as a share of a codeword's rows, that Newton's method has failed at.
 LONELY, FETCH_ROUNDS = 0.05, 3
 # Above so many codewords Newton's matrix costs more than it saves.
@@ -258,7 +260,7 @@ def lower_imbalance(
     tol: float,
     n_before: int = 0,
     *,
-    settled: float = SETTLED,
+    loose: bool = False,
 ) -> Tensor:
     """Prices that bring the counts close to their bounds.
 
@@ -281,8 +283,8 @@ def lower_imbalance(
     n_before : int, optional
         Number of rows that the prices come from.
 
-    settled : float, optional
-        Largest excess at which the temperature falls, as a share of ``n / K``.
+    loose : bool, default=False
+        Cool down early, for prices of codewords that will move again.
 
     Returns
     -------
@@ -298,11 +300,14 @@ def lower_imbalance(
     else:
         # Counts of m rows are off by about sqrt(m), which is as far as to look.
         heat = max(coldest, min(1.0, np.sqrt(n_codewords / max(n_before, 1))))
+    settled = finished = LOOSE if loose else SETTLED
+    if not loose:
+        finished = min(settled, LAST_ROWS * n_codewords / len(scores))
     step = _newton if n_codewords <= NEWTON_CODEWORDS else _ascent
     for _ in range(MOST_STEPS):
         prices, error = step(scores, prices, heat * gap, bounds)
         # Newton's method converges from nearby: cool down only when it has.
-        if error < settled:
+        if error < (settled if heat > coldest else finished):
             if heat <= coldest:
                 break
             heat = max(heat * COOLING, coldest)
@@ -369,15 +374,17 @@ def _newton(
     before, counts, overlap = (each.cpu().numpy() for each in (prices, *total))
     excess = bounds.excess(before, counts)
     active = np.flatnonzero((before != 0) | (excess != 0))
+    matrix = np.diag(counts) - overlap
     # Codewords that hardly anyone hesitates about would be thrown far off.
-    matrix = np.diag(counts * (1 + DAMPING) + 1e-9) - overlap
+    matrix[np.diag_indices_from(matrix)] *= 1 + DAMPING
+    matrix[np.diag_indices_from(matrix)] += LEAST_HESITATION
     with one_thread():
         step = torch.linalg.solve(
             torch.from_numpy(matrix[np.ix_(active, active)]),
             torch.from_numpy(excess[active]),
         ).numpy()
     moved = before.copy()
-    moved[active] += temperature * np.clip(step, -4, 4)
+    moved[active] += temperature * np.clip(step, -LONGEST_STEP, LONGEST_STEP)
     moved = bounds.anchor(np.where(moved * before < 0, 0.0, moved))
     return torch.as_tensor(moved, device=prices.device), bounds.error(excess)
 

@@ -361,6 +361,7 @@ class BaseQuantizer(
             self.codebooks_,
             self.prices_,
             self.mean_,
+            beam_size=getattr(self, "beam_size", 1),
             latent=self._latent(device),
             device=device,
         )

@@ -27,7 +27,7 @@ INIT_ROWS, INIT_FEATURES = 4096, 16
 # Rows that the leading directions are found from.
 BASIS_ROWS = 4096
 # Balanced Lloyd iterations, and how many rows per codeword they look at.
-BALANCED_ITERATIONS, BALANCED_ROWS, LOOSE = 8, 64, 1.0
+BALANCED_ITERATIONS, BALANCED_ROWS, MOST_BALANCED_ROWS = 8, 64, 512
 
 
 @dataclass
@@ -211,6 +211,8 @@ def fit_codebook(
     level : Level
         The codebook, its prices and how it came about.
     """
+    if balance_tol is not None:
+        rows = _draw(rows, min(len(rows), MOST_BALANCED_ROWS * size), rng)
     squares = sum_of_squares(rows)
     runs = []
     for _ in range(n_init):
@@ -362,25 +364,26 @@ def _balanced(
 ) -> Level:
     """Turn an unconstrained codebook into a balanced one.
 
-    Lloyd iterations on a sample of the rows, whose bounds close in little by little:
-    codewords that had to be balanced at once would find no better place (0.000747
-    instead of 0.000720 on a catalogue of 3,686 items). The prices end close to balance;
-    ``exact_prices`` finishes them on the rows to encode.
+    Lloyd iterations whose bounds close in little by little, on a sample and in the end
+    on all rows: codewords that had to be balanced at once would find no better place
+    (0.000747 instead of 0.000720 on a catalogue of 3,686 items). The prices end close
+    to balance; ``exact_prices`` finishes them on the rows to encode.
     """
     codebook, n_codewords = level.codebook, len(level.codebook)
-    sample = _draw(rows, min(len(rows), BALANCED_ROWS * n_codewords), rng)
+    few = _draw(rows, min(len(rows), BALANCED_ROWS * n_codewords), rng)
     prices: Tensor | None = None
-    for tol in np.append(np.linspace(1, 0, BALANCED_ITERATIONS - 1), 0.0):
+    for tol in np.linspace(1, 0, BALANCED_ITERATIONS - 2).tolist() + [0.0, 0.0]:
+        sample = few if tol > 0 else rows
         scores = Scores(Points(sample), codebook)
-        tol = max(float(tol), balance_tol)
-        prices = lower_imbalance(scores, prices, tol, len(sample), settled=LOOSE)
+        tol = max(tol, balance_tol)
+        prices = lower_imbalance(scores, prices, tol, len(few), loose=True)
         labels = scores.labels(prices)
         stats = partial_stats(sample, labels, n_codewords)
         codebook = _move(sample, labels, stats, codebook)
         tick()
     n_iter = level.n_iter + BALANCED_ITERATIONS
     assert prices is not None
-    return Level(codebook, prices, n_iter, level.inertia, len(sample))
+    return Level(codebook, prices, n_iter, level.inertia, len(rows))
 
 
 @dataclass

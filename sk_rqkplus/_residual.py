@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sk_rqkplus._beam import BeamCodebooks, beam_search
 from sk_rqkplus._nearest import (
     FLOAT32_ROUNDOFF,
     Codewords,
@@ -43,10 +44,11 @@ def encode(
     prices: Sequence[np.ndarray],
     mean: np.ndarray,
     *,
+    beam_size: int = 1,
     latent: Latent | None = None,
     device: str | torch.device = "cpu",
 ) -> np.ndarray:
-    """Greedy code of every row.
+    """Code of every row.
 
     Parameters
     ----------
@@ -61,6 +63,9 @@ def encode(
 
     mean : ndarray of shape (n_features,)
         Origin of the codebooks.
+
+    beam_size : int, default=1
+        Number of prefixes that are kept at every level; 1 is the greedy code.
 
     latent : callable, optional
         Maps centred rows (float64 tensor) to what is quantised; None is the identity.
@@ -83,8 +88,12 @@ def encode(
         for book, price in zip(codebooks, prices, strict=True)
     ]
 
+    books = BeamCodebooks(levels) if beam_size > 1 else None
+
     def encode_tile(tile: slice) -> np.ndarray:
         left = Leftover(X[tile], mean, scale, latent=latent, device=device)
+        if books is not None:
+            return left.search(books, beam_size).int().cpu().numpy()
         for words in levels:
             left.advance(words, left.assign(words))
         return left.codes
@@ -275,6 +284,41 @@ class Leftover:
             ).int()
 
         return torch.cat(self._map(assign_tile, len(words)))
+
+    def search(self, books: BeamCodebooks, beam_size: int) -> Tensor:
+        """Codes of rows that are kept, by beam search, before the first level.
+
+        Parameters
+        ----------
+        books : BeamCodebooks
+            Codebooks and prices of all levels.
+
+        beam_size : int
+            Number of prefixes that are kept.
+
+        Returns
+        -------
+        codes : Tensor of shape (n_samples, n_levels), int64
+            Index of one codeword per level.
+        """
+
+        def search_tile(tile: slice) -> Tensor:
+            rows, noise = self.tile(tile)
+            exact = lambda index: self.exact(index + tile.start)  # noqa: E731
+            return beam_search(rows, books, beam_size, noise=noise, exact_rows=exact)
+
+        return torch.cat(self._map(search_tile, max(map(len, books.levels))))
+
+    def restarted(self) -> "Leftover":
+        """The same rows, before the first level."""
+        return Leftover(
+            self.X,
+            self.mean,
+            self.scale,
+            latent=self.latent,
+            device=self.device,
+            keep=self.rows is not None,
+        )
 
     def advance(self, words: Codewords, labels: Tensor) -> None:
         """Subtract the codewords of a level.

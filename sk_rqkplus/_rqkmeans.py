@@ -2,8 +2,10 @@
 
 import warnings
 from functools import partial
+from numbers import Integral
 
 import numpy as np
+import torch
 from sklearn.utils import check_random_state
 from sklearn.utils.random import sample_without_replacement
 
@@ -16,7 +18,8 @@ from sk_rqkplus._base import (
     BaseQuantizer,
     column_means,
 )
-from sk_rqkplus._compat import StrOptions, _fit_context
+from sk_rqkplus._beam import BeamCodebooks
+from sk_rqkplus._compat import Interval, StrOptions, _fit_context
 from sk_rqkplus._lloyd import (
     BALANCED_ITERATIONS,
     balance_prices,
@@ -25,9 +28,13 @@ from sk_rqkplus._lloyd import (
 )
 from sk_rqkplus._nearest import Codewords
 from sk_rqkplus._progress import progress
+from sk_rqkplus._refine import refine_codebooks
 from sk_rqkplus._residual import Leftover, power_of_two
 from sk_rqkplus._threads import one_thread
 
+# Weight of the codewords as they are in a joint refinement, in rows: with fewer the
+# refinement learns the rows by heart, with more it moves little.
+RIDGE = 10.0
 # A level of which a larger share of rows are copies of a few is called unbalanced.
 CROWD = 0.05
 
@@ -78,6 +85,15 @@ class RQKMeans(BaseQuantizer):
         others mixtures of neighbours, which describes unseen rows better where rows are
         few. "auto" makes 128 per codeword where there are 4 to 64, "none" makes none.
         Prices, ``codes_`` and IDs are always those of the rows of ``X``.
+
+    refine : int, default=0
+        Rounds of moving the codewords of all levels jointly to where they reconstruct
+        the rows best under their codes. Lowers the error and costs collisions.
+
+    beam_size : int, default=1
+        Prefixes that compete at every level of encoding; 1 is the greedy code. 5 takes
+        twice the time and lowers the error by about 1 %. A beam does not hold the
+        counts of balanced levels to their bounds.
 
     dedup : {"reassign", "suffix"}, default="reassign"
         How :meth:`predict` makes IDs unique, see :func:`~sk_rqkplus.ids.deduplicate`.
@@ -170,6 +186,8 @@ class RQKMeans(BaseQuantizer):
         "tol": [NON_NEGATIVE],
         "max_samples": [POSITIVE_INT, None],
         "augment": [StrOptions({"auto", "none"}), POSITIVE_INT],
+        "refine": [Interval(Integral, 0, None, closed="left")],
+        "beam_size": [POSITIVE_INT],
     }
 
     def __init__(
@@ -184,6 +202,8 @@ class RQKMeans(BaseQuantizer):
         tol=1e-3,
         max_samples=None,
         augment="auto",
+        refine=0,
+        beam_size=1,
         dedup="reassign",
         store_catalogue=True,
         device="auto",
@@ -199,6 +219,8 @@ class RQKMeans(BaseQuantizer):
         self.tol = tol
         self.max_samples = max_samples
         self.augment = augment
+        self.refine = refine
+        self.beam_size = beam_size
         self.dedup = dedup
         self.store_catalogue = store_catalogue
         self.device = device
@@ -234,6 +256,8 @@ class RQKMeans(BaseQuantizer):
             left = Leftover(X, self.mean_, scale, device=device, keep=index is None)
             sample = self._resolve_sample(X, index, left, max(sizes), rng)
             levels = self._fit_levels(sample, left, sizes, balanced, rng)
+            if self.refine:
+                left = self._refine(sample, left, levels, balanced)
             self.codebooks_ = [
                 np.multiply(words.codebook.cpu().numpy(), scale, dtype=np.float32)
                 for words in left.levels
@@ -241,7 +265,8 @@ class RQKMeans(BaseQuantizer):
             self.prices_ = [w.prices.cpu().numpy() * scale**2 for w in left.levels]
             self.duality_gap_ = np.array([level.gap for level in levels])
             self.n_iter_ = max(level.n_iter for level in levels)
-            self._publish(X, left.codes)
+            codes = left.codes if self.beam_size == 1 else self._encode(X)
+            self._publish(X, codes)
         return self
 
     def _draw_sample(self, n_samples, rng):
@@ -295,10 +320,7 @@ class RQKMeans(BaseQuantizer):
                     tick=tick,
                 )
                 tick(to=sum(n_steps[: number + 1]))
-                if flag and len(level.codebook) > 1:
-                    self._balance(left, level, number)
-                words = Codewords(level.codebook, level.prices)
-                left.advance(words, left.assign(words))
+                words = self._advance(left, level, number, flag)
                 if sample is not left:
                     sample.advance(words, sample.assign(words))
                 levels.append(level)
@@ -311,6 +333,39 @@ class RQKMeans(BaseQuantizer):
                 stacklevel=4,
             )
         return levels
+
+    def _advance(self, left, level, number, flag):
+        """Balance a level on all rows where it should be, and subtract it."""
+        if flag and len(level.codebook) > 1:
+            self._balance(left, level, number)
+        words = Codewords(level.codebook, level.prices)
+        left.advance(words, left.assign(words))
+        return words
+
+    def _refine(self, sample, left, levels, balanced):
+        """Move the codewords of all levels jointly, and encode all rows anew."""
+        rows = sample.restarted().rows
+        for _ in range(self.refine):
+            codes = sample.codes
+            if self.beam_size > 1:
+                books = BeamCodebooks(sample.levels)
+                codes = sample.restarted().search(books, self.beam_size).cpu().numpy()
+            books = [level.codebook.cpu().numpy() for level in levels]
+            books = refine_codebooks(rows.cpu().numpy(), codes, books, ridge=RIDGE)
+            sample = sample.restarted()
+            for level, book, flag in zip(levels, books, balanced, strict=True):
+                level.codebook = torch.as_tensor(book, device=rows.device)
+                if flag and len(book) > 1:
+                    level.prices = balance_prices(
+                        sample, level.codebook, self.balance_tol, exact=False
+                    ).prices
+                words = Codewords(level.codebook, level.prices)
+                sample.advance(words, sample.assign(words))
+        left = left.restarted()
+        for number, (level, flag) in enumerate(zip(levels, balanced, strict=True)):
+            level.n_rows = len(sample)
+            self._advance(left, level, number, flag)
+        return left
 
     def _balance(self, left, level, number):
         """Give a level prices that balance all rows, or say that none can."""

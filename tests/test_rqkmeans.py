@@ -351,3 +351,85 @@ def test_float32_rows_on_a_model_of_float64(X):
 def test_units_beyond_float32_are_refused(X, unit):
     with pytest.raises(ValueError, match="X deviates from its mean by up to"):
         RQKMeans((4, 4)).fit(X.astype(np.float64) * unit)
+
+
+def test_beam_lowers_the_error(industrial):
+    X = industrial[:2000]
+    rq = RQKMeans((32,) * 3, balance="none", random_state=0).fit(X)
+    wide = RQKMeans((32,) * 3, balance="none", beam_size=5, random_state=0).fit(X)
+    for book, expected in zip(wide.codebooks_, rq.codebooks_, strict=True):
+        assert_array_equal(book, expected)
+    assert wide.score(X) > rq.score(X)
+    assert_array_equal(wide.codes_, wide.transform(X))
+    assert_array_equal(wide.ids_, wide.predict(X))
+    assert_array_equal(wide.transform(X[::-7]), wide.codes_[::-7])
+
+
+@pytest.mark.parametrize("beam_size", [1, 3])
+def test_refinement_lowers_the_error_and_keeps_the_balance(industrial, beam_size):
+    X = industrial[:1500]
+    params = {"augment": "none", "beam_size": beam_size, "random_state": 0}
+    rq = RQKMeans((32,) * 3, **params).fit(X)
+    refined = RQKMeans((32,) * 3, refine=3, **params).fit(X)
+    assert refined.score(X) > rq.score(X)
+    assert_array_equal(refined.codes_, refined.transform(X))
+    if beam_size == 1:
+        counts = np.bincount(refined.codes_[:, 2], minlength=32)
+        assert counts.min() >= 46
+        assert counts.max() <= 47
+
+
+@pytest.mark.filterwarnings("ignore:codebook_sizes:UserWarning")
+@pytest.mark.parametrize("balance", ["none", "last", "all"])
+@pytest.mark.parametrize("sizes", [(1,), (1, 1), (1, 9), (9, 1), (500, 500), (2, 300)])
+def test_odd_sizes(X, sizes, balance):
+    X = X[:100]
+    rq = RQKMeans(sizes, balance=balance, random_state=0).fit(X)
+    assert_array_equal(rq.codes_, rq.transform(X))
+    assert len(np.unique(rq.ids_, axis=0)) == len(X)
+    assert (rq.codes_ < np.minimum(sizes, 100)).all()
+    if max(sizes) >= 100:
+        assert rq.score(X) == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("augment", ["none", 700])
+def test_a_read_only_file_gives_the_same_fit(X, tmp_path, augment):
+    np.save(tmp_path / "X.npy", X)
+    file = np.load(tmp_path / "X.npy", mmap_mode="r")
+    params = {"balance": "all", "augment": augment, "random_state": 0}
+    expected = RQKMeans((8, 8), **params).fit(X)
+    for rows in (file, np.asfortranarray(X)):
+        rq = RQKMeans((8, 8), **params).fit(rows)
+        assert_array_equal(rq.codes_, expected.codes_)
+        for book, other in zip(rq.codebooks_, expected.codebooks_, strict=True):
+            assert_array_equal(book, other)
+
+
+@pytest.mark.parametrize("balance_tol", [0.0, 0.3])
+def test_a_subset_to_fit_on_still_balances_all_rows(industrial, balance_tol):
+    rq = RQKMeans(
+        (16, 16),
+        balance="all",
+        balance_tol=balance_tol,
+        max_samples=700,
+        random_state=0,
+    ).fit(industrial)
+    even = len(industrial) / 16
+    for codes in (rq.codes_, rq.transform(industrial)):
+        for column in codes.T:
+            counts = np.bincount(column, minlength=16)
+            assert counts.min() >= np.floor((1 - balance_tol) * even)
+            assert counts.max() <= np.ceil((1 + balance_tol) * even)
+    assert rq.duality_gap_.shape == (2,)
+    assert (rq.duality_gap_ <= 1e-4).all()
+
+
+def test_looser_bounds_lower_the_error(industrial):
+    X = industrial[:2000]
+    errors = [
+        -RQKMeans((32, 32), balance="all", balance_tol=tol, random_state=0)
+        .fit(X)
+        .score(X)
+        for tol in (0.0, 0.5)
+    ]
+    assert errors[1] < errors[0]
