@@ -223,7 +223,7 @@ def ours(sizes, X, **params) -> Callable[[], Quantised]:
 
 
 def estimator(sizes, **params) -> RQKMeans:
-    return RQKMeans(sizes, random_state=0, device="cpu", **params)
+    return RQKMeans(sizes, augment="none", random_state=0, device="cpu", **params)
 
 
 def per_level(X, sizes, cluster) -> Callable[[], Quantised]:

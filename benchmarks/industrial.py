@@ -93,10 +93,11 @@ def main():
     runs += [
         (
             f'RQKMeans(balance="{balance}")',
-            ours(RQKMeans(SIZES, balance=balance, random_state=0)),
+            ours(RQKMeans(SIZES, balance=balance, augment="none", random_state=0)),
         )
         for balance in ("none", "last", "all")
     ]
+    runs.append(("RQKMeans()", ours(RQKMeans(SIZES, random_state=0))))
     runs.append(("RQKMeansPlus()", ours(RQKMeansPlus(SIZES, random_state=0))))
     rows, base = [], None
     for name, run in runs:

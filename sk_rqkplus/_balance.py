@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from sk_rqkplus._nearest import Codewords, best_two, tile_rows
-from sk_rqkplus._threads import chunk_rows, map_chunks, one_thread
+from sk_rqkplus._threads import chunk_rows, map_chunks, one_thread, scratch
 
 Result = TypeVar("Result")
 
@@ -155,7 +155,9 @@ class Scores:
         def with_prices(tile: slice) -> Result:
             if self.cache is None:
                 return function(self._compute(tile).add_(added))
-            return function(self.cache[tile.start // self.step] + added)
+            cached = self.cache[tile.start // self.step]
+            scores = scratch("scores", cached.shape, cached.device)
+            return function(torch.add(cached, added, out=scores))
 
         return self._map(with_prices)
 
@@ -313,7 +315,7 @@ def lower_imbalance(
             heat = max(heat * COOLING, coldest)
         elif error > UNSETTLED:
             heat = min(heat / COOLING, warmest)
-    return _fetch(scores, prices, bounds)
+    return prices if loose else _fetch(scores, prices, bounds)
 
 
 def _fetch(scores: Scores, prices: Tensor, bounds: Bounds) -> Tensor:
@@ -365,9 +367,10 @@ def _newton(
     """One step of Newton's method; also the imbalance that it started from."""
 
     def moments(tile: Tensor) -> tuple[Tensor, Tensor]:
-        share = torch.softmax(tile.mul_(-1 / temperature), dim=1)
+        share = scratch("shares", tile.shape, tile.device)
+        torch.softmax(tile.mul_(-1 / temperature), dim=1, out=share)
         # Subnormal numbers would slow the product tenfold.
-        share = torch.threshold_(share, 1e-12, 0.0)
+        torch.threshold_(share, 1e-12, 0.0)
         return share.sum(0, dtype=torch.float64), (share.T @ share).double()
 
     total = _total(scores.map(moments, prices))
@@ -744,7 +747,8 @@ class Cells:
             room = np.minimum(high - prices, prices - low)[middle]
             if len(room) == 0 or room.min() > 0.01 * np.median(room):
                 break
-            prices[middle] += ((high + low)[middle] / 2 - prices[middle]) / 2
+            centre = (high[middle] + low[middle]) / 2
+            prices[middle] += (centre - prices[middle]) / 2
         return prices[:-1] - prices[-1]
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sk_rqkplus._threads import map_chunks
+from sk_rqkplus._threads import map_chunks, scratch
 
 FLOAT32_ROUNDOFF = 2.0**-24
 # Scores of one tile: 2 MB stay in the cache of a CPU core, a GPU wants larger launches.
@@ -145,7 +145,8 @@ def _fast_pass(
     rows: Tensor, words: Codewords, noise: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Float32 labels, and which of them rounding cannot have changed."""
-    scores = torch.addmm(words.offsets, rows, words.codebook.T, alpha=-2)
+    scores = scratch("scores", (len(rows), len(words)), rows.device)
+    torch.addmm(words.offsets, rows, words.codebook.T, alpha=-2, out=scores)
     labels, best, next_best = best_two(scores)
     # An overflow makes the margin NaN, and a NaN is not certain either.
     return labels, next_best - best > 2 * score_error(rows, words, noise)

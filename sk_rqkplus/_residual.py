@@ -18,7 +18,7 @@ from sk_rqkplus._nearest import (
     nearest_in_tile,
     tile_rows,
 )
-from sk_rqkplus._threads import map_chunks
+from sk_rqkplus._threads import map_chunks, scratch
 
 Latent = Callable[[Tensor], Tensor]
 
@@ -91,7 +91,7 @@ def encode(
     books = BeamCodebooks(levels) if beam_size > 1 else None
 
     def encode_tile(tile: slice) -> np.ndarray:
-        left = Leftover(X[tile], mean, scale, latent=latent, device=device)
+        left = Leftover(X[tile], mean, scale, latent=latent, device=device, parts=False)
         if books is not None:
             return left.search(books, beam_size).int().cpu().numpy()
         for words in levels:
@@ -131,6 +131,9 @@ class Leftover:
         Keep all residuals in memory; if false they are computed from ``X`` a tile at a
         time, so that memory grows with the number of rows by their codes alone.
 
+    parts : bool, default=True
+        Work on chunks of the rows; if false on all at once, where they are a chunk.
+
     Attributes
     ----------
     rows : Tensor of shape (n_samples, n_features), float32
@@ -146,9 +149,10 @@ class Leftover:
         latent: Latent | None = None,
         device: str | torch.device = "cpu",
         keep: bool = True,
+        parts: bool = True,
     ):
         self.X, self.mean, self.scale, self.latent = X, mean, scale, latent
-        self.device = torch.device(device)
+        self.device, self.parts = torch.device(device), parts
         self.levels: list[Codewords] = []
         self.labels: list[Tensor] = []
         self.rows: Tensor | None = None
@@ -162,6 +166,8 @@ class Leftover:
         return len(self.X)
 
     def _map(self, function: Callable[[slice], Any], n_codewords: int = 1) -> list[Any]:
+        if not self.parts:
+            return [function(slice(0, len(self)))]
         step = tile_rows(n_codewords, self.X.shape[1], self.device)
         return list(map_chunks(function, len(self), step, self.device))
 
@@ -334,7 +340,9 @@ class Leftover:
 
         def subtract(tile: slice) -> None:
             rows, noise = self.tile(tile)
-            rows -= words.codebook[labels[tile].long()]
+            codewords = scratch("codewords", rows.shape, rows.device)
+            index = labels[tile].long()
+            rows -= torch.index_select(words.codebook, 0, index, out=codewords)
             noise += rounding(rows)
 
         if self.rows is not None:

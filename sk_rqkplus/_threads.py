@@ -8,12 +8,13 @@ come in the order of the chunks, so that more threads change the time alone.
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 Result = TypeVar("Result")
 
@@ -36,6 +37,37 @@ os.register_at_fork(after_in_child=_pools.clear)
 def _mark_worker() -> None:
     _worker.active = True
     torch.set_num_threads(1)
+
+
+def scratch(name: str, shape: Sequence[int], device: torch.device) -> Tensor:
+    """A float32 buffer of this thread, for values that a chunk needs for a moment.
+
+    Memory that is allocated for every chunk comes from the system page by page, which
+    takes longer than the chunk's arithmetic.
+
+    Parameters
+    ----------
+    name : str
+        What the buffer is for: another call with this name overwrites it.
+
+    shape : sequence of int
+        Rows and columns.
+
+    device : torch.device
+        Where it is; a GPU's allocator keeps buffers by itself.
+
+    Returns
+    -------
+    buffer : Tensor of such a shape, float32
+        Values are whatever was there.
+    """
+    if device.type != "cpu":
+        return torch.empty(shape, device=device)
+    buffers = _worker.__dict__.setdefault("buffers", {})
+    size = shape[0] * shape[1]
+    if name not in buffers or len(buffers[name]) < size:
+        buffers[name] = torch.empty(size)
+    return buffers[name][:size].view(shape)
 
 
 def n_workers() -> int:
