@@ -21,8 +21,9 @@ from sk_rqkplus._threads import chunk_rows, map_chunks, one_thread, scratch
 
 Result = TypeVar("Result")
 
-# Tables of scores up to this size are kept, larger ones computed again.
-CACHED_SCORES = 2**28
+# Tables of scores up to this size are kept, larger ones computed again: where rows are
+# in memory, and where they are read from a file and memory is to stay small.
+CACHED_SCORES, CACHED_SCORES_OF_A_FILE = 2**28, 2**26
 # Temperatures are in units of the mean gap between the two nearest codewords: prices
 # are annealed from warm, and the coldest temperature leaves so many rows of a codeword
 # undecided.
@@ -63,7 +64,10 @@ def capacities(n_rows: int, n_codewords: int, tol: float) -> tuple[int, int]:
 
 
 class Source(Protocol):
-    """Rows, rounded to float32 or exact."""
+    """Rows, rounded to float32 or exact; ``kept`` tells whether they are in memory."""
+
+    @property
+    def kept(self) -> bool: ...
 
     def __len__(self) -> int: ...
 
@@ -96,7 +100,8 @@ class Scores:
         most = tile_rows(len(codebook), codebook.shape[1], codebook.device)
         self.step = chunk_rows(self.n_rows, most)
         self.cache: list[Tensor] | None = None
-        if self.n_rows * len(codebook) <= CACHED_SCORES:
+        most = CACHED_SCORES if source.kept else CACHED_SCORES_OF_A_FILE
+        if self.n_rows * len(codebook) <= most:
             self.cache = list(self._map(self._compute))
 
     def __len__(self) -> int:

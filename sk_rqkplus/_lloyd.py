@@ -342,6 +342,8 @@ def _worst_rows(rows: Tensor, labels: Tensor, codebook: Tensor, n_rows: int) -> 
 class Points:
     """Rows in memory, as a source of scores."""
 
+    kept = True
+
     def __init__(self, rows: Tensor):
         self.rows = rows
 

@@ -172,6 +172,11 @@ class Leftover:
         return list(map_chunks(function, len(self), step, self.device))
 
     @property
+    def kept(self) -> bool:
+        """Whether the residuals are in memory."""
+        return self.rows is not None
+
+    @property
     def codes(self) -> np.ndarray:
         """Labels of the levels so far, of shape (n_samples, n_levels), int32."""
         return torch.stack(self.labels, dim=1).cpu().numpy().astype(np.int32)
@@ -323,7 +328,7 @@ class Leftover:
             self.scale,
             latent=self.latent,
             device=self.device,
-            keep=self.rows is not None,
+            keep=self.kept,
         )
 
     def advance(self, words: Codewords, labels: Tensor) -> None:

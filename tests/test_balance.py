@@ -179,7 +179,7 @@ def test_few_movable_rows_reach_the_same_optimum(monkeypatch):
 def test_streamed_rows_get_the_same_prices(monkeypatch):
     rows, book = draw(3000, 12)
     expected = find_prices(rows, book)
-    monkeypatch.setattr(_balance, "CACHED_SCORES", 0)
+    monkeypatch.setattr(_balance, "CACHED_SCORES_OF_A_FILE", 0)
     zero = np.zeros(rows.shape[1], np.float32)
     streamed = balance_prices(Leftover(rows.numpy(), zero, 1.0, keep=False), book, 0.0)
     assert_array_equal(streamed.prices, expected)
