@@ -1,0 +1,67 @@
+"""Chunks in order, errors that stop the work, and settings that are put back."""
+
+import threading
+
+import pytest
+import torch
+
+from sk_rqkplus._threads import chunk_rows, map_chunks, n_workers, scratch
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_results_come_in_order(two_threads, threads):
+    two_threads(threads)
+    found = list(map_chunks(lambda chunk: chunk, 100_000, 300))
+    assert [chunk.start for chunk in found] == list(range(0, 100_000, 300))
+    assert found[-1].stop == 100_000
+    assert torch.get_num_threads() == threads
+
+
+def test_chunks_do_not_depend_on_threads():
+    assert chunk_rows(100_000, 2048) == 2048
+    assert chunk_rows(4000, 2048) == 500
+    assert chunk_rows(10, 2048) == 256
+
+
+def test_two_threads_share_the_work(two_threads):
+    two_threads(2)
+    both = threading.Barrier(2, timeout=20)
+    names = list(
+        map_chunks(lambda chunk: both.wait() or threading.get_ident(), 512, 256)
+    )
+    assert len(set(names)) == 2
+
+
+def test_inside_a_chunk_there_is_one_thread(two_threads):
+    two_threads(2)
+
+    def nested(chunk):
+        inner = list(map_chunks(lambda part: part.start, 600, 300))
+        return n_workers(), torch.get_num_threads(), inner
+
+    assert set(map(str, map_chunks(nested, 1000, 256))) == {"(1, 1, [0, 256, 512])"}
+    assert n_workers() == 2
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_an_error_ends_the_work(two_threads, threads):
+    two_threads(threads)
+    begun = []
+
+    def fail(chunk):
+        begun.append(chunk.start)
+        raise KeyboardInterrupt("stop")
+
+    with pytest.raises(KeyboardInterrupt, match="stop"):
+        list(map_chunks(fail, 100_000, 256))
+    assert len(begun) <= 2
+    assert torch.get_num_threads() == threads
+    assert list(map_chunks(lambda chunk: chunk.start, 300, 256)) == [0, 256]
+
+
+def test_a_scratch_buffer_is_used_again():
+    cpu = torch.device("cpu")
+    first = scratch("test", (4, 5), cpu)
+    assert scratch("test", (2, 3), cpu).data_ptr() == first.data_ptr()
+    assert scratch("other", (2, 3), cpu).data_ptr() != first.data_ptr()
+    assert scratch("test", (40, 50), cpu).shape == (40, 50)
