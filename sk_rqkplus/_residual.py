@@ -242,11 +242,14 @@ class Leftover:
         squares : Tensor of shape (n_samples,), float64
             The same for copies of a row.
         """
+        squares = torch.empty(len(self), dtype=torch.float64, device=self.device)
 
-        def squares(tile: slice) -> Tensor:
-            return self.take(tile).double().square().sum(1)
+        # Into one tensor: many small ones would keep the heap from being used again.
+        def fill(tile: slice) -> None:
+            squares[tile] = self.take(tile).double().square().sum(1)
 
-        return torch.cat(self._map(squares))
+        self._map(fill)
+        return squares
 
     def exact(self, index: Tensor) -> Tensor:
         """Residuals in float64.
@@ -284,17 +287,19 @@ class Leftover:
         labels : Tensor of shape (n_samples,), int32
             Labels, as float64 arithmetic gives them.
         """
+        labels = torch.empty(len(self), dtype=torch.int32, device=self.device)
 
-        def assign_tile(tile: slice) -> Tensor:
+        def assign_tile(tile: slice) -> None:
             rows, noise = self.tile(tile)
-            return nearest_in_tile(
+            labels[tile] = nearest_in_tile(
                 rows,
                 words,
                 noise=noise,
                 exact_rows=lambda i: self.exact(i + tile.start),
-            ).int()
+            )
 
-        return torch.cat(self._map(assign_tile, len(words)))
+        self._map(assign_tile, len(words))
+        return labels
 
     def search(self, books: BeamCodebooks, beam_size: int) -> Tensor:
         """Codes of rows that are kept, by beam search, before the first level.
