@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sk_rqkplus._threads import map_chunks
+from sk_rqkplus._threads import join_chunks, map_chunks
 
 # A mixture is of a row and some of its nearest neighbours, with Dirichlet weights.
 NEIGHBOURS, MIXED, OWN_WEIGHT = 10, 3, 2
@@ -128,4 +128,4 @@ def nearest_others(rows: Tensor, n_neighbours: int) -> Tensor:
         distances.scatter_(1, own[:, None], torch.inf)
         return distances.topk(n_neighbours, dim=1, largest=False).indices
 
-    return torch.cat(list(map_chunks(search, len(rows), CHUNK_ROWS, rows.device)))
+    return join_chunks(search, len(rows), CHUNK_ROWS, rows.device)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from sk_rqkplus._nearest import Codewords, best_two, tile_rows
-from sk_rqkplus._threads import chunk_rows, map_chunks, one_thread, scratch
+from sk_rqkplus._threads import chunk_rows, join_chunks, map_chunks, one_thread, scratch
 
 Result = TypeVar("Result")
 
@@ -140,7 +140,7 @@ class Scores:
     def map(
         self, function: Callable[[Tensor], Result], prices: Tensor
     ) -> Iterator[Result]:
-        """Apply a function to the scores of every tile, prices included.
+        """Yield what a function returns for the scores of every tile.
 
         Parameters
         ----------
@@ -155,6 +155,32 @@ class Scores:
         results : iterator
             What the function returned, in the order of the rows.
         """
+        return self._map(self._priced(function, prices))
+
+    def join(self, function: Callable[[Tensor], Tensor], prices: Tensor) -> Tensor:
+        """Concatenate what a function returns for the scores of every tile.
+
+        Parameters
+        ----------
+        function : callable
+            Maps scores of shape (n_rows, n_codewords), which it may overwrite, to a
+            tensor of as many rows.
+
+        prices : Tensor of shape (n_codewords,), float64
+            Added to the scores.
+
+        Returns
+        -------
+        joined : Tensor of shape (n_rows, ...)
+            Results in the order of the rows.
+        """
+        device = self.words.codebook.device
+        priced = self._priced(function, prices)
+        return join_chunks(priced, self.n_rows, self.step, device)
+
+    def _priced(
+        self, function: Callable[[Tensor], Result], prices: Tensor
+    ) -> Callable[[slice], Result]:
         added = prices.float()
 
         def with_prices(tile: slice) -> Result:
@@ -164,7 +190,7 @@ class Scores:
             scores = scratch("scores", cached.shape, cached.device)
             return function(torch.add(cached, added, out=scores))
 
-        return self._map(with_prices)
+        return with_prices
 
     def labels(self, prices: Tensor) -> Tensor:
         """Codeword of least score, up to rounding.
@@ -179,7 +205,7 @@ class Scores:
         labels : Tensor of shape (n_rows,), int64
             Labels.
         """
-        return torch.cat([two[0] for two in self.map(best_two, prices)])
+        return self.margins(prices)[0]
 
     def margins(self, prices: Tensor) -> tuple[Tensor, Tensor]:
         """Labels, and how far off the runner-up is.
@@ -197,9 +223,13 @@ class Scores:
         margins : Tensor of shape (n_rows,), float32
             Difference of the two least scores.
         """
-        tiles = list(self.map(best_two, prices))
-        labels = torch.cat([tile[0] for tile in tiles])
-        return labels, torch.cat([tile[2] - tile[1] for tile in tiles])
+
+        def margins(tile: Tensor) -> Tensor:
+            labels, best, next_best = best_two(tile)
+            return torch.stack([labels.double(), (next_best - best).double()], dim=1)
+
+        labels, margin = self.join(margins, prices).unbind(dim=1)
+        return labels.long(), margin.float()
 
 
 @dataclass
@@ -356,7 +386,7 @@ def _distances_to(scores: Scores, prices: Tensor, cell: int) -> Tensor:
         tile[:, cell] = torch.inf
         return mine - tile.amin(dim=1)
 
-    return torch.cat(list(scores.map(distance, prices)))
+    return scores.join(distance, prices)
 
 
 def _typical_gap(scores: Scores) -> float:

@@ -15,7 +15,7 @@ from torch.nn.functional import embedding_bag
 from sk_rqkplus._balance import Scores, capacities, exact_prices, lower_imbalance
 from sk_rqkplus._nearest import Codewords, nearest
 from sk_rqkplus._residual import Leftover
-from sk_rqkplus._threads import map_chunks, one_thread
+from sk_rqkplus._threads import join_chunks, map_chunks, one_thread
 
 CHUNK_ROWS = 16_384
 # Members are added in float32 in runs of so many, and the runs in float64.
@@ -39,6 +39,10 @@ class Stats:
 
     def __add__(self, other: "Stats") -> "Stats":
         return Stats(self.sums + other.sums, self.counts + other.counts)
+
+    def means(self) -> Tensor:
+        """Mean of the members of every codeword, zero where there are none."""
+        return (self.sums / self.counts.clamp(min=1)[:, None]).float()
 
     def inertia(self, codebook: Tensor, squares: float) -> float:
         """Sum of squared distances to the codewords of rows with such squares."""
@@ -116,7 +120,7 @@ def partial_stats(
         return embedding_bag(every, rows[members].double(), inside, mode="sum")
 
     step = max(1, CHUNK_ROWS // RUN_ROWS)
-    runs = torch.cat(list(map_chunks(add_runs, len(begin), step, rows.device)))
+    runs = join_chunks(add_runs, len(begin), step, rows.device)
     every = torch.arange(len(runs), device=rows.device)
     return Stats(embedding_bag(every, runs, first_run, mode="sum"), counts)
 
@@ -247,8 +251,7 @@ def _start(
     coarse = lloyd(points, points[index], max_iter, tol)
     labels = nearest(points, Codewords(coarse.codebook))
     stats = partial_stats(sample, labels, size)
-    means = (stats.sums / stats.counts.clamp(min=1)[:, None]).float()
-    empty = stats.counts == 0
+    means, empty = stats.means(), stats.counts == 0
     means[empty] = sample[index[empty]]
     return means
 
@@ -313,7 +316,7 @@ def _move(rows: Tensor, labels: Tensor, stats: Stats, codebook: Tensor) -> Tenso
 
     An empty codeword goes to the row that is worst represented.
     """
-    means = (stats.sums / stats.counts.clamp(min=1)[:, None]).float()
+    means = stats.means()
     empty = torch.nonzero(stats.counts == 0).squeeze(1)
     if len(empty):
         means[empty] = rows[_worst_rows(rows, labels, codebook, len(empty))]
@@ -566,13 +569,12 @@ def project(rows: Tensor, directions: Tensor | None) -> Tensor:
     """
     if directions is None:
         return rows
-    parts = map_chunks(
+    return join_chunks(
         lambda chunk: rows[chunk] @ directions,
         len(rows),
         CHUNK_ROWS // 8,
         rows.device,
     )
-    return torch.cat(list(parts))
 
 
 def kmeans_plus_plus(

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sk_rqkplus._threads import map_chunks, scratch
+from sk_rqkplus._threads import join_chunks, scratch
 
 FLOAT32_ROUNDOFF = 2.0**-24
 # Scores of one tile: 2 MB stay in the cache of a CPU core, a GPU wants larger launches.
@@ -71,10 +71,9 @@ def nearest(rows: Tensor, words: Codewords) -> Tensor:
         ``argmin_k ||r - c_k||^2 + price_k``, ties to the lower index.
     """
     step = tile_rows(len(words), rows.shape[1], rows.device)
-    labels = map_chunks(
+    return join_chunks(
         lambda tile: nearest_in_tile(rows[tile], words), len(rows), step, rows.device
     )
-    return torch.cat(list(labels))
 
 
 def nearest_in_tile(

@@ -5,7 +5,6 @@ levels before it left over. Codes are those of float64 arithmetic (see ``_neares
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from sk_rqkplus._nearest import (
     nearest_in_tile,
     tile_rows,
 )
-from sk_rqkplus._threads import map_chunks, scratch
+from sk_rqkplus._threads import join_chunks, map_chunks, scratch
 
 Latent = Callable[[Tensor], Tensor]
 
@@ -156,20 +155,24 @@ class Leftover:
         self.levels: list[Codewords] = []
         self.labels: list[Tensor] = []
         self.rows: Tensor | None = None
+        self.latents: Tensor | None = None
         if keep:
-            tiles = self._map(self._first_tile)
-            rows, noise, latents = zip(*tiles, strict=True)
-            self.rows, self.noise = torch.cat(rows), torch.cat(noise)
-            self.latents = None if latent is None else torch.cat(latents)
+            if latent is not None:
+                self.latents = self._join(self._first)
+            kept = self._join(lambda tile: self._first(tile).float())
+            self.noise = self._join(lambda tile: rounding(kept[tile]))
+            self.rows = kept
 
     def __len__(self) -> int:
         return len(self.X)
 
-    def _map(self, function: Callable[[slice], Any], n_codewords: int = 1) -> list[Any]:
+    def _join(
+        self, function: Callable[[slice], Tensor], n_codewords: int = 1
+    ) -> Tensor:
         if not self.parts:
-            return [function(slice(0, len(self)))]
+            return function(slice(0, len(self)))
         step = tile_rows(n_codewords, self.X.shape[1], self.device)
-        return list(map_chunks(function, len(self), step, self.device))
+        return join_chunks(function, len(self), step, self.device)
 
     @property
     def kept(self) -> bool:
@@ -181,19 +184,15 @@ class Leftover:
         """Labels of the levels so far, of shape (n_samples, n_levels), int32."""
         return torch.stack(self.labels, dim=1).cpu().numpy().astype(np.int32)
 
-    def _first_tile(
-        self, index: slice | Tensor
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Rows before the first level: rounded, how far off, and exact latents."""
+    def _first(self, index: slice | Tensor, dtype: type | None = None) -> Tensor:
+        """Rows before the first level; latents are exact whatever the dtype."""
+        if self.latents is not None:
+            return self.latents[index]
         X = self.X[index.cpu().numpy() if isinstance(index, Tensor) else index]
-        latents = None
-        if self.latent is None:
-            dtype = np.result_type(X, self.mean).type
-            rows = centred(X, self.mean, self.device, dtype).float() / self.scale
-        else:
-            latents = self.latent(centred(X, self.mean, self.device)) / self.scale
-            rows = latents.float()
-        return rows, rounding(rows), latents
+        if self.latent is not None:
+            return self.latent(centred(X, self.mean, self.device)) / self.scale
+        dtype = np.result_type(X, self.mean).type if dtype is None else dtype
+        return centred(X, self.mean, self.device, dtype) / self.scale
 
     def tile(self, index: slice | Tensor) -> tuple[Tensor, Tensor]:
         """Residuals of some rows, and how far off they are.
@@ -213,7 +212,8 @@ class Leftover:
         """
         if self.rows is not None:
             return self.rows[index], self.noise[index]
-        rows, noise, _ = self._first_tile(index)
+        rows = self._first(index).float()
+        noise = rounding(rows)
         for words, labels in zip(self.levels, self.labels, strict=True):
             rows -= words.codebook[labels[index].long()]
             noise += rounding(rows)
@@ -242,14 +242,7 @@ class Leftover:
         squares : Tensor of shape (n_samples,), float64
             The same for copies of a row.
         """
-        squares = torch.empty(len(self), dtype=torch.float64, device=self.device)
-
-        # Into one tensor: many small ones would keep the heap from being used again.
-        def fill(tile: slice) -> None:
-            squares[tile] = self.take(tile).double().square().sum(1)
-
-        self._map(fill)
-        return squares
+        return self._join(lambda tile: self.take(tile).double().square().sum(1))
 
     def exact(self, index: Tensor) -> Tensor:
         """Residuals in float64.
@@ -264,12 +257,7 @@ class Leftover:
         rows : Tensor of shape (n_rows, n_features), float64
             Residuals.
         """
-        if self.rows is not None and self.latents is not None:
-            rows = self.latents[index]
-        else:
-            X = self.X[index.cpu().numpy()]
-            rows = centred(X, self.mean, self.device)
-            rows = (rows if self.latent is None else self.latent(rows)) / self.scale
+        rows = self._first(index, np.float64)
         for words, labels in zip(self.levels, self.labels, strict=True):
             rows = rows - words.exact[labels[index].long()]
         return rows
@@ -287,19 +275,17 @@ class Leftover:
         labels : Tensor of shape (n_samples,), int32
             Labels, as float64 arithmetic gives them.
         """
-        labels = torch.empty(len(self), dtype=torch.int32, device=self.device)
 
-        def assign_tile(tile: slice) -> None:
+        def assign_tile(tile: slice) -> Tensor:
             rows, noise = self.tile(tile)
-            labels[tile] = nearest_in_tile(
+            return nearest_in_tile(
                 rows,
                 words,
                 noise=noise,
                 exact_rows=lambda i: self.exact(i + tile.start),
-            )
+            ).int()
 
-        self._map(assign_tile, len(words))
-        return labels
+        return self._join(assign_tile, len(words))
 
     def search(self, books: BeamCodebooks, beam_size: int) -> Tensor:
         """Codes of rows that are kept, by beam search, before the first level.
@@ -323,7 +309,7 @@ class Leftover:
             exact = lambda index: self.exact(index + tile.start)  # noqa: E731
             return beam_search(rows, books, beam_size, noise=noise, exact_rows=exact)
 
-        return torch.cat(self._map(search_tile, max(map(len, books.levels))))
+        return self._join(search_tile, max(map(len, books.levels)))
 
     def restarted(self) -> "Leftover":
         """The same rows, before the first level."""
@@ -348,15 +334,15 @@ class Leftover:
             Codeword of every row.
         """
 
-        def subtract(tile: slice) -> None:
-            rows, noise = self.tile(tile)
+        def subtract(tile: slice) -> Tensor:
+            rows, _ = self.tile(tile)
             codewords = scratch("codewords", rows.shape, rows.device)
             index = labels[tile].long()
             rows -= torch.index_select(words.codebook, 0, index, out=codewords)
-            noise += rounding(rows)
+            return rounding(rows)
 
-        if self.rows is not None:
-            self._map(subtract)
+        if self.kept:
+            self.noise += self._join(subtract)
         self.levels.append(words)
         self.labels.append(labels)
 

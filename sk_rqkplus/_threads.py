@@ -163,6 +163,50 @@ def map_chunks(
             yield from _in_parallel(function, chunks[i : i + WINDOW], workers - 1)
 
 
+def join_chunks(
+    function: Callable[[slice], Tensor],
+    n_rows: int,
+    step: int,
+    device: torch.device = CPU,
+) -> Tensor:
+    """Concatenate what a function returns for chunks of rows.
+
+    Every result goes to its place at once. Results that wait for each other would need
+    twice the memory, and small ones keep the heap around them from being used again.
+
+    Parameters
+    ----------
+    function : callable
+        Maps the slice of a chunk to a tensor of as many rows.
+
+    n_rows : int
+        Number of rows, at least one.
+
+    step : int
+        Most rows of a chunk.
+
+    device : torch.device, default="cpu"
+        Where the function computes.
+
+    Returns
+    -------
+    joined : Tensor of shape (n_rows, ...)
+        Results in the order of the rows.
+    """
+    joined: list[Tensor] = []
+    first = threading.Lock()
+
+    def fill(chunk: slice) -> None:
+        part = function(chunk)
+        with first:
+            if not joined:
+                joined.append(part.new_empty((n_rows, *part.shape[1:])))
+        joined[0][chunk] = part
+
+    deque(map_chunks(fill, n_rows, step, device), maxlen=0)
+    return joined[0]
+
+
 def _in_parallel(
     function: Callable[[slice], Result], chunks: list[slice], n_helpers: int
 ) -> list[Result]:

@@ -242,10 +242,10 @@ def test_interrupt_is_raised_and_loses_nothing(X, monkeypatch):
     ids = rq.ids_
 
     def interrupt(*args, **kwargs):
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt("Ctrl-C")
 
     monkeypatch.setattr("sk_rqkplus._rqkmeans.fit_codebook", interrupt)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="Ctrl-C"):
         rq.fit(X)
     assert_array_equal(rq.predict(X), ids)
 

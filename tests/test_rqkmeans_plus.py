@@ -258,11 +258,11 @@ def test_nan_loss_raises_and_loses_nothing(X, trained):
 
 def test_interrupt_is_raised(X, fitted):
     def interrupt(net):
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt("Ctrl-C")
 
     threads = torch.get_num_threads()
     model = plus(codebooks=fitted, callbacks=[At(interrupt)])
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="Ctrl-C"):
         model.fit(X)
     assert not hasattr(model, "codebooks_")
     assert torch.get_num_threads() == threads

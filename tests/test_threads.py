@@ -5,7 +5,13 @@ import threading
 import pytest
 import torch
 
-from sk_rqkplus._threads import chunk_rows, map_chunks, n_workers, scratch
+from sk_rqkplus._threads import (
+    chunk_rows,
+    join_chunks,
+    map_chunks,
+    n_workers,
+    scratch,
+)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -15,6 +21,14 @@ def test_results_come_in_order(two_threads, threads):
     assert [chunk.start for chunk in found] == list(range(0, 100_000, 300))
     assert found[-1].stop == 100_000
     assert torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_results_are_joined_in_order(two_threads, threads):
+    two_threads(threads)
+    values = torch.arange(20_000.0).view(-1, 2)
+    found = join_chunks(lambda chunk: values[chunk] * 2, len(values), 300)
+    assert torch.equal(found, values * 2)
 
 
 def test_chunks_do_not_depend_on_threads():
