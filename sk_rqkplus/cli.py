@@ -13,7 +13,8 @@ from tabulate import tabulate
 
 from sk_rqkplus import RQKMeans, RQKMeansPlus, __version__, metrics
 from sk_rqkplus._files import atomic_write
-from sk_rqkplus.tokens import SUFFIXES, write_index_json
+from sk_rqkplus._layout import SUFFIXES
+from sk_rqkplus.tokens import write_index_json
 
 ESTIMATORS = {"rqkmeans": RQKMeans, "rqkmeans-plus": RQKMeansPlus}
 MODEL_FILE = "model.joblib"

@@ -47,19 +47,27 @@ def test_more_of_the_contract(estimator, check):
 
 
 LAYERS = [
-    {"_compat", "_extras", "_files", "_threads"},
+    {"_compat", "_extras", "_files", "_template", "_threads"},
     {
         "_nearest",
         "_augment",
         "_codebook_files",
+        "_layout",
         "_progress",
         "ids",
         "metrics",
-        "tokens",
     },
-    {"_beam", "_balance", "_refine", "scorers"},
-    {"_residual"},
-    {"_lloyd", "_rqvae"},
+    {
+        "_beam",
+        "_balance",
+        "_refine",
+        "_token_files",
+        "_tokens",
+        "_vocabulary",
+        "scorers",
+    },
+    {"_residual", "_token_json", "_token_parquet", "_trie"},
+    {"_lloyd", "_rqvae", "tokens"},
     {"_base", "_training"},
     {"_rqkmeans"},
     {"_rqkmeans_plus"},
