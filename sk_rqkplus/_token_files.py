@@ -4,13 +4,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from sk_rqkplus._layout import Layout
+from sk_rqkplus._progress import delayed_bar
 
 CHUNK_ROWS = 65_536
-# Work of a second or two passes without a bar.
-BAR_DELAY = 2.0
 COLUMNS = {
     "item_id": "integers or strings",
     "codes": "lists of integers",
@@ -28,9 +26,7 @@ def wanted_columns(with_tokens: bool) -> list[str]:
 
 def chunks(n_rows: int, verbose: int = 0) -> Iterator[slice]:
     """Consecutive rows, with a bar."""
-    with tqdm(
-        total=n_rows, unit="row", disable=not verbose, delay=BAR_DELAY, leave=False
-    ) as bar:
+    with delayed_bar(n_rows, "row", verbose) as bar:
         for start in range(0, n_rows, CHUNK_ROWS):
             rows = slice(start, min(start + CHUNK_ROWS, n_rows))
             yield rows

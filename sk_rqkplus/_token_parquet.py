@@ -1,7 +1,7 @@
 """Files of IDs in Parquet."""
 
 from collections.abc import Sequence
-from os import PathLike, fspath
+from os import PathLike
 from types import ModuleType
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from sk_rqkplus._extras import require
 from sk_rqkplus._files import atomic_write
 from sk_rqkplus._layout import MAX_NUMBER, Layout
+from sk_rqkplus._parquet import list_value, open_parquet
 from sk_rqkplus._template import PUBLISHED
 from sk_rqkplus._token_files import (
     COLUMNS,
@@ -170,36 +171,28 @@ def _lists(pa: ModuleType, values: Any, lengths: np.ndarray) -> Any:
 def _read_table(path: str | PathLike, wanted: list[str]) -> Any:
     """Some columns of a Parquet file, checked."""
     pa = require("pyarrow", extra="parquet")
-    parquet = require("pyarrow.parquet", extra="parquet")
-    with pa.OSFile(fspath(path)) as source:
-        try:
-            file = parquet.ParquetFile(source)
-            names = file.schema_arrow.names
-            if all(names.count(name) == 1 for name in wanted):
-                table = file.read(columns=wanted)
-        except (pa.ArrowException, OSError) as error:
-            raise ValueError(f"{path} should be a Parquet file: {error}") from error
-    if any(names.count(name) != 1 for name in wanted):
-        raise ValueError(f"{path} has the columns {names}, which should be {wanted}.")
+    with open_parquet(path) as file:
+        names = file.schema_arrow.names
+        if any(names.count(name) != 1 for name in wanted):
+            raise ValueError(
+                f"{path} has the columns {names}, which should be {wanted}."
+            )
+        table = file.read(columns=wanted)
     return pa.table({name: _checked(table[name], name, path) for name in wanted})
 
 
 def _checked(column: Any, name: str, path: str | PathLike) -> Any:
     """Column without nulls, of integers of 64 bits, strings or lists of them."""
     pa = require("pyarrow", extra="parquet")
-    of, kind = "", column.type
-    if (
-        pa.types.is_list(kind)
-        or pa.types.is_large_list(kind)
-        or pa.types.is_fixed_size_list(kind)
-    ):
-        of, kind = "lists of ", kind.value_type
+    inner = list_value(column.type)
+    kind = column.type if inner is None else inner
     value, target = str(kind), None
     if pa.types.is_integer(kind):
         value, target = "integers", pa.int64()
     elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
         value, target = "strings", pa.large_string()
-    if of + value not in COLUMNS[name].split(" or "):
+    found = value if inner is None else f"lists of {value}"
+    if found not in COLUMNS[name].split(" or "):
         raise ValueError(
             f"{path} has {name} of type {column.type}, which should be {COLUMNS[name]}."
         )
@@ -207,7 +200,7 @@ def _checked(column: Any, name: str, path: str | PathLike) -> Any:
         row = column.is_null().index(True).as_py()
         raise ValueError(f"{path}, row {row} has no {name}. Fill the column.")
     try:
-        return column.cast(pa.large_list(target) if of else target)
+        return column.cast(target if inner is None else pa.large_list(target))
     except pa.ArrowInvalid as error:
         raise ValueError(f"{path} has {name} out of range: {error}.") from error
 

@@ -53,6 +53,7 @@ LAYERS = [
         "_augment",
         "_codebook_files",
         "_layout",
+        "_parquet",
         "_progress",
         "ids",
         "metrics",
@@ -73,6 +74,8 @@ LAYERS = [
     {"_rqkmeans_plus"},
     {"datasets"},
     {"__init__"},
+    {"_cli_files"},
+    {"_commands"},
     {"cli"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
