@@ -367,11 +367,11 @@ class BaseQuantizer(
         )
 
     def _decode(self, codes):
-        """Reconstructed rows in float64."""
-        decoder = self._decoder()
+        """Reconstructed rows in float64; codes may end before the last level."""
+        decoder, books = self._decoder(), self.codebooks_[: codes.shape[1]]
         if decoder is None:
-            return decode(codes, self.codebooks_, self.mean_)
-        summed = torch.from_numpy(decode(codes, self.codebooks_))
+            return decode(codes, books, self.mean_)
+        summed = torch.from_numpy(decode(codes, books))
         return decoder(summed).numpy() + self.mean_
 
     def _reconstruction_error(self, X, codes):

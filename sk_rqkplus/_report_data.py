@@ -1,0 +1,597 @@
+"""What reports and displays show: usage, errors, trees and examples, as plain data."""
+
+import math
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+from sklearn.pipeline import Pipeline
+from sklearn.utils import check_random_state
+from sklearn.utils.random import sample_without_replacement
+from sklearn.utils.validation import check_is_fitted
+
+from sk_rqkplus._base import CHUNK_ROWS, BaseQuantizer
+
+# Titles that the words of a group are counted in, and that a tooltip names.
+TITLES_PER_NODE = 100
+TITLES_SHOWN = 3
+TITLE_LENGTH = 160
+WORD = re.compile(r"[^\W\d_]{3,}")
+# Control characters, and those that turn the direction of the text around them.
+UNPRINTABLE = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufffe\uffff]+"
+)
+
+
+def quantizer_and_rows(estimator: Any, X: Any) -> tuple[BaseQuantizer, np.ndarray]:
+    """Quantiser at the end of a Pipeline or a search, and X as it arrives there.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Fitted estimator, Pipeline that ends in one, or search over either.
+
+    X : array-like of shape (n_samples, n_features)
+        Rows as the estimator takes them.
+
+    Returns
+    -------
+    quantizer : BaseQuantizer
+        The fitted quantiser.
+
+    rows : ndarray of shape (n_samples, n_features)
+        Rows as the quantiser takes them; X itself where nothing comes before.
+
+    Raises
+    ------
+    TypeError
+        If the estimator does not end in a quantiser.
+    """
+    estimator = getattr(estimator, "best_estimator_", estimator)
+    if isinstance(estimator, Pipeline) and estimator.steps:
+        if len(estimator) > 1:
+            X = estimator[:-1].transform(X)
+        return quantizer_and_rows(estimator[-1], X)
+    if not isinstance(estimator, BaseQuantizer):
+        raise TypeError(
+            f"estimator={estimator!r} should be an RQKMeans or RQKMeansPlus, or a "
+            "Pipeline that ends in one. Give the fitted estimator."
+        )
+    check_is_fitted(estimator)
+    return estimator, estimator._validate(X)
+
+
+def level_errors(quantizer: BaseQuantizer, X: np.ndarray, codes: np.ndarray) -> list:
+    """Mean squared error of the reconstruction from the first 0, 1, 2 ... levels.
+
+    Parameters
+    ----------
+    quantizer : BaseQuantizer
+        Fitted quantiser.
+
+    X : ndarray of shape (n_samples, n_features)
+        Rows.
+
+    codes : ndarray of shape (n_samples, n_levels), int
+        Their codes.
+
+    Returns
+    -------
+    errors : list of n_levels + 1 floats
+        The first one is the error of a model without any level, the mean.
+    """
+    n_levels = codes.shape[1]
+    total = np.zeros(n_levels + 1)
+    for start in range(0, len(X), CHUNK_ROWS):
+        rows = X[start : start + CHUNK_ROWS]
+        part = codes[start : start + CHUNK_ROWS]
+        total[0] += np.square(rows - quantizer.mean_, dtype=np.float64).sum()
+        for level in range(1, n_levels + 1):
+            reconstructed = quantizer._decode(part[:, :level])
+            total[level] += np.square(rows - reconstructed).sum()
+    return (total / X.size).tolist()
+
+
+def usage(codes: np.ndarray, sizes: Sequence[int]) -> list[np.ndarray]:
+    """Items per codeword of every level, the largest count first.
+
+    Parameters
+    ----------
+    codes : ndarray of shape (n_samples, n_levels), int
+        Codes.
+
+    sizes : sequence of int
+        Codewords per level.
+
+    Returns
+    -------
+    counts : list of ndarray of shape (n_codewords,)
+        Counts in descending order.
+    """
+    return [
+        np.sort(np.bincount(column, minlength=size))[::-1]
+        for column, size in zip(codes.T, sizes, strict=True)
+    ]
+
+
+def thinned(values: np.ndarray, n_values: int = 256) -> tuple[list, list]:
+    """Positions and values of an array, at most so many and with both ends."""
+    at = np.unique(np.linspace(0, len(values) - 1, n_values).round().astype(int))
+    return at.tolist(), values[at].tolist()
+
+
+def random_hashing_collision(n_samples: int, sizes: Sequence[int]) -> float:
+    """Expected collision rate if every item drew one of all codes at random.
+
+    ``1 - B (1 - exp(-n / B)) / n`` with B the number of codes.
+
+    Parameters
+    ----------
+    n_samples : int
+        Number of items n.
+
+    sizes : sequence of int
+        Codewords per level; B is their product.
+
+    Returns
+    -------
+    rate : float
+        Between 0 and 1.
+    """
+    load = math.exp(math.log(n_samples) - sum(math.log(size) for size in sizes))
+    # 1 - (1 - exp(-x)) / x is x / 2 for a small x, where the difference cancels.
+    return load / 2 if load < 1e-6 else 1 + math.expm1(-load) / load
+
+
+def group_sizes(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Number the distinct codes.
+
+    Parameters
+    ----------
+    codes : ndarray of shape (n_samples, n_levels), int
+        Codes.
+
+    Returns
+    -------
+    group : ndarray of shape (n_samples,)
+        Number of the code of every item.
+
+    sizes : ndarray of shape (n_groups,)
+        Items of each.
+    """
+    group = np.zeros(len(codes), dtype=np.int64)
+    for column in codes.T:
+        group = group * (int(column.max()) + 1) + column
+        _, group = np.unique(group, return_inverse=True)
+    return group, np.bincount(group)
+
+
+class Titles:
+    """Names of items: titles in one clean line, or row numbers where there are none.
+
+    Parameters
+    ----------
+    titles : sequence of n_samples strings or None
+        Titles; values that are missing or blank stand for none.
+
+    n_samples : int
+        Number of items.
+    """
+
+    def __init__(self, titles: Any, n_samples: int):
+        self.given = titles is not None
+        if not self.given:
+            return
+        self.titles = np.asarray(titles, dtype=object)
+        if self.titles.shape != (n_samples,):
+            raise ValueError(
+                f"titles have shape={self.titles.shape}, which should be "
+                f"({n_samples},). Give one title per row of X."
+            )
+
+    def __getitem__(self, row: int) -> str:
+        """Title of an item."""
+        title = clean(self.titles[row]) if self.given else ""
+        return title or f"item {row}"
+
+    def words(self, rows: np.ndarray) -> tuple[Counter, int]:
+        """In how many of the titles every word occurs, and the number of titles."""
+        if not self.given:
+            return Counter(), 0
+        at = np.unique(np.linspace(0, len(rows) - 1, TITLES_PER_NODE).astype(int))
+        counts: Counter = Counter()
+        for row in rows[at]:
+            words = set(WORD.findall(clean(self.titles[row]).lower()))
+            counts.update(words - ENGLISH_STOP_WORDS)
+        return counts, len(at)
+
+
+def clean(title: Any) -> str:
+    """Title in one line of printable characters, cut where it is very long."""
+    if title is None or (isinstance(title, float) and math.isnan(title)):
+        return ""
+    text = str(title)[: 4 * TITLE_LENGTH].encode("utf-8", "replace").decode()
+    text = unicodedata.normalize("NFC", UNPRINTABLE.sub(" ", text))
+    text = " ".join(text.split())
+    return text if len(text) <= TITLE_LENGTH else text[:TITLE_LENGTH].rstrip() + "…"
+
+
+def keywords(
+    counts: Counter, n_titles: int, base: Counter, n_base: int, n_words: int = 3
+) -> list[str]:
+    """Words that are frequent in a group and rare around it.
+
+    The score of a word is ``p log(p / q)``, its part of the Kullback-Leibler divergence
+    of the group from its surroundings.
+
+    Parameters
+    ----------
+    counts, base : Counter
+        In how many titles every word occurs, in the group and around it.
+
+    n_titles, n_base : int
+        Number of titles of both.
+
+    n_words : int, default=3
+        Most words to return.
+
+    Returns
+    -------
+    words : list of str
+        Best first; no word that begins like a better one.
+    """
+
+    def score(word: str) -> float:
+        share = counts[word] / n_titles
+        return share * math.log(share * (n_base + 1) / (base[word] + 1))
+
+    least = 2 if n_titles > 2 else 1
+    frequent = sorted(w for w in counts if counts[w] >= least)
+    chosen: list[str] = []
+    for word in sorted(frequent, key=score, reverse=True):
+        if not any(word[:4] == other[:4] for other in chosen):
+            chosen.append(word)
+    return chosen[:n_words]
+
+
+def prefix_tree(
+    codes: np.ndarray, titles: Titles, *, n_first: int = 96, n_second: int = 10
+) -> list[dict]:
+    """Largest prefixes of one level and, inside each, of two.
+
+    Parameters
+    ----------
+    codes : ndarray of shape (n_samples, n_levels), int
+        Codes.
+
+    titles : Titles
+        Names of the items.
+
+    n_first, n_second : int
+        Most nodes of the first level, and of the second inside each of them; the others
+        are one node together.
+
+    Returns
+    -------
+    nodes : list of dict
+        ``code`` (None for the node of the others), ``n_codes``, ``count``, ``shared``
+        (items whose code another item has), ``words``, ``titles`` and ``children``; the
+        node of the others comes last.
+    """
+    group, sizes = group_sizes(codes)
+    shared = sizes[group] > 1
+    everything = np.arange(len(codes))
+    base = titles.words(everything[sample_rows(len(codes), 20 * TITLES_PER_NODE)])
+    nodes = []
+    for node, rows in _nodes(codes, 0, everything, shared, n_first):
+        node |= _names(rows, titles, base)
+        if codes.shape[1] > 1 and node["code"] is not None:
+            own = titles.words(rows)
+            for child, members in _nodes(codes, 1, rows, shared, n_second):
+                child |= _names(members, titles, own)
+                node["children"].append(child)
+        nodes.append(node)
+    return nodes
+
+
+def sample_rows(n_samples: int, n_rows: int) -> np.ndarray:
+    """Row numbers of a random sample, always the same one, in order."""
+    if n_samples <= n_rows:
+        return np.arange(n_samples)
+    return np.sort(sample_without_replacement(n_samples, n_rows, random_state=0))
+
+
+def _nodes(
+    codes: np.ndarray, level: int, rows: np.ndarray, shared: np.ndarray, most: int
+) -> Iterator[tuple[dict, np.ndarray]]:
+    """Nodes of a level among some rows, and the rows of each."""
+    column = codes[rows, level]
+    order = np.argsort(column, kind="stable")
+    values, starts, counts = np.unique(
+        column[order], return_index=True, return_counts=True
+    )
+    largest = np.argsort(-counts, kind="stable")
+    # One node that stands for a single other codeword may as well be that codeword.
+    alone = largest if len(largest) <= most + 1 else largest[:most]
+    for i in alone:
+        members = rows[order[starts[i] : starts[i] + counts[i]]]
+        yield _node(int(values[i]), 1, members, shared), members
+    if len(alone) < len(largest):
+        kept = np.isin(column, values[alone], invert=True)
+        members = rows[kept]
+        yield _node(None, len(largest) - len(alone), members, shared), members
+
+
+def _node(code: int | None, n_codes: int, rows: np.ndarray, shared: np.ndarray) -> dict:
+    return {
+        "code": code,
+        "n_codes": n_codes,
+        "count": len(rows),
+        "shared": int(shared[rows].sum()),
+        "children": [],
+    }
+
+
+def _names(rows: np.ndarray, titles: Titles, base: tuple[Counter, int]) -> dict:
+    """Words and some titles of a node."""
+    counts, n_titles = titles.words(rows)
+    at = np.unique(np.linspace(0, len(rows) - 1, TITLES_SHOWN).astype(int))
+    return {
+        "words": keywords(counts, n_titles, *base),
+        "titles": [titles[row] for row in rows[at]],
+    }
+
+
+def tree_nodes(
+    tree: Sequence[dict], n_items: int, n_first: int, n_second: int
+) -> tuple[list[dict], float]:
+    """Nodes of a treemap, from those of :func:`prefix_tree`.
+
+    Parameters
+    ----------
+    tree : sequence of dict
+        Prefix tree.
+
+    n_items : int
+        Number of all items.
+
+    n_first, n_second : int
+        Most nodes of the first level, of which others are left out, and of the second
+        inside each, of which others are one node.
+
+    Returns
+    -------
+    nodes : list of dict
+        What :func:`~sk_rqkplus._treemap.layout` takes.
+
+    share : float
+        Share of the items that they have.
+    """
+    largest = [node for node in tree if node["code"] is not None][:n_first]
+    nodes = [_drawn(node, n_items, n_second) for node in largest]
+    return nodes, sum(node["count"] for node in nodes) / n_items
+
+
+def _drawn(node: dict, n_items: int, n_second: int) -> dict:
+    others = node["code"] is None
+    share = node["shared"] / node["count"]
+    what = count(node["n_codes"], "more code") if others else f"{node['code']}"
+    lines = [
+        f"{what}: {count(node['count'], 'item')}, {node['count'] / n_items:.1%} of all",
+        f"{share:.0%} share their code",
+        *node["titles"],
+    ]
+    children = _fold(node["children"], n_second)
+    return {
+        "count": node["count"],
+        "name": f"+{node['n_codes']:,}" if others else f"{node['code']}",
+        "words": [] if others else node["words"],
+        "title": "" if others else node["titles"][0],
+        "tooltip": "\n".join(lines),
+        "shade": min(4, int(5 * share)),
+        "children": [_drawn(child, n_items, 0) for child in children],
+    }
+
+
+def _fold(nodes: Sequence[dict], most: int) -> list[dict]:
+    """Largest nodes, and the others as one node."""
+    if len(nodes) <= most:
+        return list(nodes)
+    others = nodes[most - 1 :]
+    keys = ("n_codes", "count", "shared")
+    total = {key: sum(node[key] for node in others) for key in keys}
+    rest = {"code": None, "words": [], "titles": others[0]["titles"], "children": []}
+    return [*nodes[: most - 1], rest | total]
+
+
+def count(n: int, noun: str) -> str:
+    """Number and noun, in the plural where it is not one."""
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+
+
+def collision_groups(
+    codes: np.ndarray, titles: Titles, *, n_groups: int = 8, n_titles: int = 5
+) -> list[dict]:
+    """Codes that most items share.
+
+    Parameters
+    ----------
+    codes : ndarray of shape (n_samples, n_levels), int
+        Codes.
+
+    titles : Titles
+        Names of the items.
+
+    n_groups, n_titles : int
+        Most groups, and most titles of each.
+
+    Returns
+    -------
+    groups : list of dict
+        ``code``, ``count``, ``rows`` and ``titles`` of some of the items.
+    """
+    group, sizes = group_sizes(codes)
+    largest = np.argsort(-sizes, kind="stable")[:n_groups]
+    found = []
+    for number in largest[sizes[largest] > 1]:
+        rows = np.flatnonzero(group == number)
+        found.append(
+            {
+                "code": codes[rows[0]].tolist(),
+                "count": len(rows),
+                "rows": rows[:n_titles].tolist(),
+                "titles": [titles[row] for row in rows[:n_titles]],
+            }
+        )
+    return found
+
+
+def nearest_rows(
+    X: np.ndarray, queries: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of highest cosine similarity to some rows, other than these themselves.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features)
+        Rows; a chunk of them is in memory at a time.
+
+    queries : ndarray of shape (n_queries,), int
+        Row numbers.
+
+    k : int
+        Neighbours per query, fewer than there are rows.
+
+    Returns
+    -------
+    rows : ndarray of shape (n_queries, k), int
+        Row numbers, the most similar first.
+
+    similarities : ndarray of shape (n_queries, k)
+        Cosine similarities; 0 for a row of zeros.
+    """
+    wanted = _unit(X[queries])
+    best = np.full((len(queries), 0), -np.inf)
+    rows = np.zeros((len(queries), 0), dtype=np.int64)
+    for start in range(0, len(X), CHUNK_ROWS):
+        chunk = _unit(X[start : start + CHUNK_ROWS])
+        here = np.arange(start, start + len(chunk))
+        similarity = wanted @ chunk.T
+        similarity[queries[:, None] == here] = -np.inf
+        rows = np.hstack([rows, np.broadcast_to(here, similarity.shape)])
+        best = np.hstack([best, similarity])
+        order = np.argsort(-best, axis=1, kind="stable")[:, :k]
+        rows = np.take_along_axis(rows, order, axis=1)
+        best = np.take_along_axis(best, order, axis=1)
+    return rows, best
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    rows = np.asarray(rows, dtype=np.float64)
+    # Scaled first, so that squares neither overflow nor vanish.
+    largest = np.abs(rows).max(axis=1, keepdims=True)
+    rows = rows / np.where(largest > 0, largest, 1)
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.where(norms > 0, norms, 1)
+
+
+def examples(
+    X: np.ndarray,
+    ids: np.ndarray,
+    titles: Titles,
+    *,
+    n_items: int = 6,
+    k: int = 5,
+    random_state: Any = 0,
+) -> list[dict]:
+    """Some items, their nearest neighbours, and the IDs of both.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features)
+        Rows.
+
+    ids : ndarray of shape (n_samples, n_levels + 1), int
+        Their IDs.
+
+    titles : Titles
+        Names of the items.
+
+    n_items, k : int
+        Number of items, and of neighbours of each.
+
+    random_state : int, RandomState instance or None, default=0
+        Chooses the items.
+
+    Returns
+    -------
+    items : list of dict
+        ``row``, ``title``, ``id`` and ``neighbours``, a list of the same with
+        ``similarity`` and ``shared_levels``, the length of the common prefix.
+    """
+    rng = check_random_state(random_state)
+    k = min(k, len(X) - 1)
+    queries = rng.choice(len(X), min(n_items, len(X)), replace=False)
+    neighbours, similarities = nearest_rows(X, queries, k)
+
+    def item(row: int) -> dict:
+        return {"row": int(row), "title": titles[row], "id": ids[row].tolist()}
+
+    def neighbour(row: int, query: int, similarity: float) -> dict:
+        equal = ids[row, :-1] == ids[query, :-1]
+        shared = int(np.logical_and.accumulate(equal).sum())
+        return item(row) | {
+            "similarity": float(similarity),
+            "shared_levels": shared,
+        }
+
+    return [
+        item(query)
+        | {
+            "neighbours": [
+                neighbour(row, query, similarity)
+                for row, similarity in zip(rows, near, strict=True)
+            ]
+        }
+        for query, rows, near in zip(queries, neighbours, similarities, strict=True)
+    ]
+
+
+def training_curves(history: Sequence[dict]) -> dict[str, tuple[list, list]]:
+    """Course of every figure of a training.
+
+    Parameters
+    ----------
+    history : sequence of dict
+        One entry per epoch; figures may be missing in some of them.
+
+    Returns
+    -------
+    curves : dict of str to (list, list)
+        Epochs and finite values of each figure that has any.
+    """
+    names = dict.fromkeys(key for entry in history for key in entry)
+    names.pop("epoch", None)
+    curves = {}
+    for name in names:
+        points = [
+            (int(entry.get("epoch", i)), float(entry[name]))
+            for i, entry in enumerate(history)
+            if _is_finite(entry.get(name))
+        ]
+        if points:
+            epochs, values = zip(*points, strict=True)
+            curves[name] = (list(epochs), list(values))
+    return curves
+
+
+def _is_finite(value: Any) -> bool:
+    return (
+        isinstance(value, int | float | np.number)
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+    )
