@@ -15,10 +15,13 @@ from sklearn.utils.random import sample_without_replacement
 from sklearn.utils.validation import check_is_fitted
 
 from sk_rqkplus._base import CHUNK_ROWS, BaseQuantizer
+from sk_rqkplus._neighbours import Points
+from sk_rqkplus._pairs import similarities
+from sk_rqkplus._prefixes import Prefixes
 
 # Titles that the words of a group are counted in, and that a tooltip names.
 TITLES_PER_NODE = 100
-TITLES_SHOWN = 3
+N_SHOWN = 3
 TITLE_LENGTH = 160
 WORD = re.compile(r"[^\W\d_]{3,}")
 # Control characters, and those that turn the direction of the text around them.
@@ -120,7 +123,7 @@ def usage(codes: np.ndarray, sizes: Sequence[int]) -> list[np.ndarray]:
 
 def thinned(values: np.ndarray, n_values: int = 256) -> tuple[list, list]:
     """Positions and values of an array, at most so many and with both ends."""
-    at = np.unique(np.linspace(0, len(values) - 1, n_values).round().astype(int))
+    at = spread(len(values), n_values)
     return at.tolist(), values[at].tolist()
 
 
@@ -145,29 +148,6 @@ def random_hashing_collision(n_samples: int, sizes: Sequence[int]) -> float:
     load = math.exp(math.log(n_samples) - sum(math.log(size) for size in sizes))
     # 1 - (1 - exp(-x)) / x is x / 2 for a small x, where the difference cancels.
     return load / 2 if load < 1e-6 else 1 + math.expm1(-load) / load
-
-
-def group_sizes(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Number the distinct codes.
-
-    Parameters
-    ----------
-    codes : ndarray of shape (n_samples, n_levels), int
-        Codes.
-
-    Returns
-    -------
-    group : ndarray of shape (n_samples,)
-        Number of the code of every item.
-
-    sizes : ndarray of shape (n_groups,)
-        Items of each.
-    """
-    group = np.zeros(len(codes), dtype=np.int64)
-    for column in codes.T:
-        group = group * (int(column.max()) + 1) + column
-        _, group = np.unique(group, return_inverse=True)
-    return group, np.bincount(group)
 
 
 class Titles:
@@ -202,12 +182,12 @@ class Titles:
         """In how many of the titles every word occurs, and the number of titles."""
         if not self.given:
             return Counter(), 0
-        at = np.unique(np.linspace(0, len(rows) - 1, TITLES_PER_NODE).astype(int))
+        shown = rows[spread(len(rows), TITLES_PER_NODE)]
         counts: Counter = Counter()
-        for row in rows[at]:
+        for row in shown:
             words = set(WORD.findall(clean(self.titles[row]).lower()))
             counts.update(words - ENGLISH_STOP_WORDS)
-        return counts, len(at)
+        return counts, len(shown)
 
 
 def clean(title: Any) -> str:
@@ -259,7 +239,12 @@ def keywords(
 
 
 def prefix_tree(
-    codes: np.ndarray, titles: Titles, *, n_first: int = 96, n_second: int = 10
+    codes: np.ndarray,
+    prefixes: Prefixes,
+    titles: Titles,
+    *,
+    n_first: int = 96,
+    n_second: int = 10,
 ) -> list[dict]:
     """Largest prefixes of one level and, inside each, of two.
 
@@ -267,6 +252,9 @@ def prefix_tree(
     ----------
     codes : ndarray of shape (n_samples, n_levels), int
         Codes.
+
+    prefixes : Prefixes
+        Their order.
 
     titles : Titles
         Names of the items.
@@ -282,20 +270,53 @@ def prefix_tree(
         (items whose code another item has), ``words``, ``titles`` and ``children``; the
         node of the others comes last.
     """
-    group, sizes = group_sizes(codes)
-    shared = sizes[group] > 1
-    everything = np.arange(len(codes))
-    base = titles.words(everything[sample_rows(len(codes), 20 * TITLES_PER_NODE)])
-    nodes = []
-    for node, rows in _nodes(codes, 0, everything, shared, n_first):
-        node |= _names(rows, titles, base)
-        if codes.shape[1] > 1 and node["code"] is not None:
-            own = titles.words(rows)
-            for child, members in _nodes(codes, 1, rows, shared, n_second):
-                child |= _names(members, titles, own)
-                node["children"].append(child)
-        nodes.append(node)
-    return nodes
+    sizes = np.diff(prefixes.bounds[-1])
+    shared = np.repeat(sizes > 1, sizes)
+
+    def nodes(
+        level: int, start: int, stop: int, most: int, base: tuple[Counter, int]
+    ) -> Iterator[dict]:
+        for places, n_codes in _largest(prefixes.bounds[level + 1], start, stop, most):
+            rows = prefixes.order[places]
+            words = titles.words(rows)
+            node = {
+                "code": int(codes[rows[0], level]) if n_codes == 1 else None,
+                "n_codes": n_codes,
+                "count": len(rows),
+                "shared": int(shared[places].sum()),
+                "words": keywords(*words, *base),
+                "titles": [titles[row] for row in rows[spread(len(rows), N_SHOWN)]],
+                "children": [],
+            }
+            if level == 0 and n_codes == 1 and codes.shape[1] > 1:
+                inside = (places.start, places.stop)
+                node["children"] = list(nodes(1, *inside, n_second, words))
+            yield node
+
+    everything = np.arange(len(codes))[spread(len(codes), 20 * TITLES_PER_NODE)]
+    return list(nodes(0, 0, len(codes), n_first, titles.words(everything)))
+
+
+def _largest(
+    bounds: np.ndarray, start: int, stop: int, most: int
+) -> Iterator[tuple[Any, int]]:
+    """Places of the largest runs between two places, then those of the others.
+
+    With each comes the number of runs; one that is alone is no "others".
+    """
+    first, last = np.searchsorted(bounds, [start, stop])
+    bounds = bounds[first : last + 1]
+    sizes = np.diff(bounds)
+    order = np.argsort(-sizes, kind="stable")
+    if len(order) == most + 1:
+        most += 1
+    for run in order[:most]:
+        yield slice(int(bounds[run]), int(bounds[run + 1])), 1
+    if len(order) > most:
+        left = np.ones(len(order), dtype=bool)
+        left[order[:most]] = False
+        places = bounds[0] + np.flatnonzero(np.repeat(left, sizes))
+        yield places, len(order) - most
 
 
 def sample_rows(n_samples: int, n_rows: int) -> np.ndarray:
@@ -305,45 +326,9 @@ def sample_rows(n_samples: int, n_rows: int) -> np.ndarray:
     return np.sort(sample_without_replacement(n_samples, n_rows, random_state=0))
 
 
-def _nodes(
-    codes: np.ndarray, level: int, rows: np.ndarray, shared: np.ndarray, most: int
-) -> Iterator[tuple[dict, np.ndarray]]:
-    """Nodes of a level among some rows, and the rows of each."""
-    column = codes[rows, level]
-    order = np.argsort(column, kind="stable")
-    values, starts, counts = np.unique(
-        column[order], return_index=True, return_counts=True
-    )
-    largest = np.argsort(-counts, kind="stable")
-    # One node that stands for a single other codeword may as well be that codeword.
-    alone = largest if len(largest) <= most + 1 else largest[:most]
-    for i in alone:
-        members = rows[order[starts[i] : starts[i] + counts[i]]]
-        yield _node(int(values[i]), 1, members, shared), members
-    if len(alone) < len(largest):
-        kept = np.isin(column, values[alone], invert=True)
-        members = rows[kept]
-        yield _node(None, len(largest) - len(alone), members, shared), members
-
-
-def _node(code: int | None, n_codes: int, rows: np.ndarray, shared: np.ndarray) -> dict:
-    return {
-        "code": code,
-        "n_codes": n_codes,
-        "count": len(rows),
-        "shared": int(shared[rows].sum()),
-        "children": [],
-    }
-
-
-def _names(rows: np.ndarray, titles: Titles, base: tuple[Counter, int]) -> dict:
-    """Words and some titles of a node."""
-    counts, n_titles = titles.words(rows)
-    at = np.unique(np.linspace(0, len(rows) - 1, TITLES_SHOWN).astype(int))
-    return {
-        "words": keywords(counts, n_titles, *base),
-        "titles": [titles[row] for row in rows[at]],
-    }
+def spread(n: int, most: int) -> np.ndarray:
+    """At most so many of n positions, evenly spread, with both ends."""
+    return np.unique(np.linspace(0, n - 1, most).round().astype(np.int64))
 
 
 def tree_nodes(
@@ -414,7 +399,12 @@ def count(n: int, noun: str) -> str:
 
 
 def collision_groups(
-    codes: np.ndarray, titles: Titles, *, n_groups: int = 8, n_titles: int = 5
+    codes: np.ndarray,
+    prefixes: Prefixes,
+    titles: Titles,
+    *,
+    n_groups: int = 8,
+    n_titles: int = 5,
 ) -> list[dict]:
     """Codes that most items share.
 
@@ -422,6 +412,9 @@ def collision_groups(
     ----------
     codes : ndarray of shape (n_samples, n_levels), int
         Codes.
+
+    prefixes : Prefixes
+        Their order.
 
     titles : Titles
         Names of the items.
@@ -434,69 +427,20 @@ def collision_groups(
     groups : list of dict
         ``code``, ``count``, ``rows`` and ``titles`` of some of the items.
     """
-    group, sizes = group_sizes(codes)
-    largest = np.argsort(-sizes, kind="stable")[:n_groups]
     found = []
-    for number in largest[sizes[largest] > 1]:
-        rows = np.flatnonzero(group == number)
-        found.append(
-            {
-                "code": codes[rows[0]].tolist(),
-                "count": len(rows),
-                "rows": rows[:n_titles].tolist(),
-                "titles": [titles[row] for row in rows[:n_titles]],
-            }
-        )
+    for places, n_codes in _largest(prefixes.bounds[-1], 0, len(codes), n_groups):
+        rows = prefixes.order[places]
+        if n_codes == 1 and len(rows) > 1 and len(found) < n_groups:
+            shown = rows[spread(len(rows), n_titles)]
+            found.append(
+                {
+                    "code": codes[rows[0]].tolist(),
+                    "count": len(rows),
+                    "rows": shown.tolist(),
+                    "titles": [titles[row] for row in shown],
+                }
+            )
     return found
-
-
-def nearest_rows(
-    X: np.ndarray, queries: np.ndarray, k: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of highest cosine similarity to some rows, other than these themselves.
-
-    Parameters
-    ----------
-    X : ndarray of shape (n_samples, n_features)
-        Rows; a chunk of them is in memory at a time.
-
-    queries : ndarray of shape (n_queries,), int
-        Row numbers.
-
-    k : int
-        Neighbours per query, fewer than there are rows.
-
-    Returns
-    -------
-    rows : ndarray of shape (n_queries, k), int
-        Row numbers, the most similar first.
-
-    similarities : ndarray of shape (n_queries, k)
-        Cosine similarities; 0 for a row of zeros.
-    """
-    wanted = _unit(X[queries])
-    best = np.full((len(queries), 0), -np.inf)
-    rows = np.zeros((len(queries), 0), dtype=np.int64)
-    for start in range(0, len(X), CHUNK_ROWS):
-        chunk = _unit(X[start : start + CHUNK_ROWS])
-        here = np.arange(start, start + len(chunk))
-        similarity = wanted @ chunk.T
-        similarity[queries[:, None] == here] = -np.inf
-        rows = np.hstack([rows, np.broadcast_to(here, similarity.shape)])
-        best = np.hstack([best, similarity])
-        order = np.argsort(-best, axis=1, kind="stable")[:, :k]
-        rows = np.take_along_axis(rows, order, axis=1)
-        best = np.take_along_axis(best, order, axis=1)
-    return rows, best
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    rows = np.asarray(rows, dtype=np.float64)
-    # Scaled first, so that squares neither overflow nor vanish.
-    largest = np.abs(rows).max(axis=1, keepdims=True)
-    rows = rows / np.where(largest > 0, largest, 1)
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.where(norms > 0, norms, 1)
 
 
 def examples(
@@ -535,8 +479,13 @@ def examples(
     """
     rng = check_random_state(random_state)
     k = min(k, len(X) - 1)
-    queries = rng.choice(len(X), min(n_items, len(X)), replace=False)
-    neighbours, similarities = nearest_rows(X, queries, k)
+    n_items = min(n_items, len(X))
+    queries = sample_without_replacement(len(X), n_items, random_state=rng)
+    if k:
+        near = Points(X, "cosine").neighbours(queries, k, rng)
+    else:
+        near = np.empty((len(queries), 0), dtype=np.int64)
+    similarity = similarities(X, np.repeat(queries, k), near.ravel())
 
     def item(row: int) -> dict:
         return {"row": int(row), "title": titles[row], "id": ids[row].tolist()}
@@ -554,10 +503,12 @@ def examples(
         | {
             "neighbours": [
                 neighbour(row, query, similarity)
-                for row, similarity in zip(rows, near, strict=True)
+                for row, similarity in zip(rows, values, strict=True)
             ]
         }
-        for query, rows, near in zip(queries, neighbours, similarities, strict=True)
+        for query, rows, values in zip(
+            queries, near, similarity.reshape(near.shape), strict=True
+        )
     ]
 
 

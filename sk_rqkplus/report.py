@@ -13,11 +13,11 @@ from tabulate import tabulate
 from sk_rqkplus import __version__
 from sk_rqkplus._advice import Advice, advise
 from sk_rqkplus._files import atomic_write
+from sk_rqkplus._prefixes import sort_by_prefix
 from sk_rqkplus._report_data import (
     Titles,
     collision_groups,
     examples,
-    group_sizes,
     prefix_tree,
     quantizer_and_rows,
     thinned,
@@ -267,13 +267,14 @@ def sid_report(estimator: Any, X: Any, titles: Any = None) -> SIDReport:
     codes = np.asarray(quantizer._encode(X))
     ids = np.asarray(quantizer.predict(X))
     figures, levels, n_sampled = measure(quantizer, X, codes, ids)
+    prefixes = sort_by_prefix(codes)
     sizes = [len(book) for book in quantizer.codebooks_]
     model = {
         "name": type(quantizer).__name__,
         "n_items": len(X),
         "n_features": X.shape[1],
         "codebook_sizes": sizes,
-        "largest_prefix": _largest_prefix(codes),
+        "largest_prefix": int(np.diff(prefixes.bounds[-2]).max()),
         "best_epoch": _optional_int(quantizer, "best_epoch_"),
         "n_epochs": _optional_int(quantizer, "n_iter_"),
         "n_sampled": n_sampled,
@@ -289,17 +290,12 @@ def sid_report(estimator: Any, X: Any, titles: Any = None) -> SIDReport:
             dict(zip(("rank", "count"), thinned(count), strict=True))
             for count in counts
         ],
-        tree=prefix_tree(codes, names),
+        tree=prefix_tree(codes, prefixes, names),
         history=training_curves(getattr(quantizer, "history_", [])),
         examples=examples(X, ids, names),
-        groups=collision_groups(codes, names),
+        groups=collision_groups(codes, prefixes, names),
         advice=advise(figures, levels, model),
     )
-
-
-def _largest_prefix(codes: np.ndarray) -> int:
-    """Items of the largest prefix without the last level."""
-    return int(group_sizes(codes[:, :-1])[1].max())
 
 
 def _optional_int(quantizer: Any, name: str) -> int | None:

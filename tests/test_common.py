@@ -47,8 +47,8 @@ def test_more_of_the_contract(estimator, check):
 
 
 LAYERS = [
-    {"_compat", "_extras", "_files", "_pairs", "_prefixes", "_threads"},
-    {"_neighbours"},
+    {"_compat", "_extras", "_files", "_pairs", "_prefixes", "_text", "_threads"},
+    {"_advice", "_neighbours", "_treemap"},
     {
         "_nearest",
         "_augment",
@@ -66,6 +66,10 @@ LAYERS = [
     {"_rqkmeans_plus"},
     {"datasets"},
     {"__init__"},
+    {"_report_data", "_svg"},
+    {"_report_figures"},
+    {"_report_html"},
+    {"report"},
     {"cli"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
