@@ -59,13 +59,38 @@ def quantizer_and_rows(estimator: Any, X: Any) -> tuple[BaseQuantizer, np.ndarra
         if len(estimator) > 1:
             X = estimator[:-1].transform(X)
         return quantizer_and_rows(estimator[-1], X)
+    quantizer = quantizer_of(estimator)
+    return quantizer, quantizer._validate(X)
+
+
+def quantizer_of(estimator: Any) -> BaseQuantizer:
+    """Fitted quantiser at the end of a Pipeline or a search.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Fitted estimator, Pipeline that ends in one, or search over either.
+
+    Returns
+    -------
+    quantizer : BaseQuantizer
+        The fitted quantiser.
+
+    Raises
+    ------
+    TypeError
+        If the estimator does not end in a quantiser.
+    """
+    estimator = getattr(estimator, "best_estimator_", estimator)
+    if isinstance(estimator, Pipeline) and estimator.steps:
+        return quantizer_of(estimator[-1])
     if not isinstance(estimator, BaseQuantizer):
         raise TypeError(
             f"estimator={estimator!r} should be an RQKMeans or RQKMeansPlus, or a "
             "Pipeline that ends in one. Give the fitted estimator."
         )
     check_is_fitted(estimator)
-    return estimator, estimator._validate(X)
+    return estimator
 
 
 def level_errors(quantizer: BaseQuantizer, X: np.ndarray, codes: np.ndarray) -> list:

@@ -66,9 +66,9 @@ LAYERS = [
     {"_rqkmeans_plus"},
     {"datasets"},
     {"__init__"},
-    {"_report_data", "_svg"},
-    {"_report_figures"},
-    {"_report_html"},
+    {"_frontier", "_report_data", "_svg"},
+    {"_report_figures", "plotting"},
+    {"_report_html", "model_selection"},
     {"report"},
     {"cli"},
 ]
