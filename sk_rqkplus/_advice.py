@@ -101,7 +101,7 @@ def _collapse(levels: Sequence[dict], n_items: int) -> Iterator[Advice]:
 
 def _too_large(levels: Sequence[dict], n_items: int) -> Iterator[Advice]:
     largest = max(level["size"] for level in levels)
-    if n_items / largest < FEW_ROWS:
+    if largest > 1 and n_items / largest < FEW_ROWS:
         yield Advice(
             "codebooks too large",
             "warning",
@@ -178,9 +178,9 @@ def _lengths(figures: dict[str, dict], model: dict) -> Iterator[Advice]:
 
 
 def _meaning(levels: Sequence[dict], figures: dict[str, dict]) -> Iterator[Advice]:
-    cohesion = levels[0].get("cohesion")
-    baseline = figures.get("path_average_similarity", {}).get("baseline")
-    if cohesion is not None and baseline is not None and cohesion["high"] <= baseline:
+    cohesion = levels[0]["cohesion"]
+    baseline = figures["path_average_similarity"]["baseline"]
+    if None not in (baseline, cohesion["high"]) and cohesion["high"] <= baseline:
         yield Advice(
             "prefixes without meaning",
             "warning",

@@ -136,11 +136,7 @@ class BaseQuantizer(
             differ from that of :meth:`transform`.
         """
         X = self._validate(X)
-        codes = self._encode(X)
-        distances = self._last_distances(X, codes)
-        if hasattr(self, "catalogue_"):
-            return self.catalogue_.lookup(codes, self._sketch(X), distances)
-        return self._deduplicate(codes, distances)
+        return self._identify(X, self._encode(X))
 
     def extend(self, X):
         """Register items in the catalogue for good.
@@ -314,6 +310,13 @@ class BaseQuantizer(
             self.catalogue_ = catalogue
         else:
             self.ids_ = self._deduplicate(codes, distances)
+
+    def _identify(self, X, codes):
+        """IDs of validated rows, given their codes."""
+        distances = self._last_distances(X, codes)
+        if hasattr(self, "catalogue_"):
+            return self.catalogue_.lookup(codes, self._sketch(X), distances)
+        return self._deduplicate(codes, distances)
 
     def _sketch(self, X):
         return sketch(X, self._sketch_origin)

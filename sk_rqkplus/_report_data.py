@@ -23,7 +23,7 @@ from sk_rqkplus._prefixes import Prefixes
 TITLES_PER_NODE = 100
 N_SHOWN = 3
 TITLE_LENGTH = 160
-WORD = re.compile(r"[^\W\d_]{3,}")
+WORD = re.compile(r"\b[^\W\d_]{3,20}\b")
 # Control characters, and those that turn the direction of the text around them.
 UNPRINTABLE = re.compile(
     r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufffe\uffff]+"
@@ -155,7 +155,8 @@ def thinned(values: np.ndarray, n_values: int = 256) -> tuple[list, list]:
 def random_hashing_collision(n_samples: int, sizes: Sequence[int]) -> float:
     """Expected collision rate if every item drew one of all codes at random.
 
-    ``1 - B (1 - exp(-n / B)) / n`` with B the number of codes.
+    ``1 - B (1 - (1 - 1 / B)^n) / n`` with B the number of codes, which is close to
+    ``1 - B (1 - exp(-n / B)) / n``.
 
     Parameters
     ----------
@@ -170,9 +171,11 @@ def random_hashing_collision(n_samples: int, sizes: Sequence[int]) -> float:
     rate : float
         Between 0 and 1.
     """
-    load = math.exp(math.log(n_samples) - sum(math.log(size) for size in sizes))
-    # 1 - (1 - exp(-x)) / x is x / 2 for a small x, where the difference cancels.
-    return load / 2 if load < 1e-6 else 1 + math.expm1(-load) / load
+    chance = 1 / math.prod(sizes)
+    if chance in (0, 1):
+        return chance * (1 - 1 / n_samples)
+    distinct = -math.expm1(n_samples * math.log1p(-chance)) / chance
+    return max(0.0, 1 - distinct / n_samples)
 
 
 class Titles:

@@ -1,6 +1,6 @@
 """A report as one HTML page: inline CSS and SVG, no scripts, nothing from a network."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 from importlib.resources import files
 from typing import Any
@@ -163,7 +163,7 @@ def _row(cell: str, values: Iterable[str], **attributes: str) -> str:
 
 def _figure_row(spec: Any, figure: dict) -> str:
     value = show(figure["value"], spec.unit)
-    if figure["low"] is not None:
+    if figure["low"] is not None and figure["low"] < figure["high"]:
         low, high = (show(figure[end], spec.unit) for end in ("low", "high"))
         value += tag("small", f"{low} to {high}")
     against = []
@@ -173,7 +173,7 @@ def _figure_row(spec: Any, figure: dict) -> str:
         against.append(f"{spec.baseline} {show(figure['baseline'], spec.unit)}")
     name = tag("th", spec.label + tag("small", spec.meaning), scope="row")
     cells = tag("td", value, class_="value")
-    cells += tag("td", "<br> ".join(against), class_="against")
+    cells += tag("td", "<br>".join(against), class_="against")
     return tag("tr", name + cells)
 
 
@@ -440,6 +440,3 @@ def _footer(model: dict) -> str:
         f"sk_rqkplus {model['version']}.",
     ]
     return tag("p", " ".join(notes))
-
-
-Renderer = Callable[[Any], str]

@@ -19,7 +19,7 @@ def _advance(character: str) -> float:
         return EMOJI
     if unicodedata.east_asian_width(character) in "WF":
         return WIDE
-    if character in "mMW@%&—…" or ord(character) > 0x2E7F:
+    if character in "mwMW@%&—…" or ord(character) > 0x2E7F:
         return WIDE
     return CAPITAL if character.isupper() or ord(character) > 0x24F else NORMAL
 

@@ -8,6 +8,8 @@ from sk_rqkplus._text import fit_text, text_width, wrap
 
 LINE_HEIGHT = 1.25
 HEADING_SIZE, WORD_SIZE = 11, 10
+# How much wider bold text is.
+BOLD = 1.1
 
 
 class Box(NamedTuple):
@@ -193,13 +195,13 @@ def _leaf(node: dict, box: Box) -> Iterator[Cell]:
 
 def _heading(node: dict, width: float) -> str:
     """Name and as many words as fit, or as much of the title."""
-    words = node["words"]
+    words, size = node["words"], BOLD * HEADING_SIZE
     for n_words in range(len(words), 0, -1):
         text = f"{node['name']} {', '.join(words[:n_words])}"
-        if text_width(text, HEADING_SIZE) <= width:
+        if text_width(text, size) <= width:
             return text
     text = f"{node['name']} {', '.join(words) or node['title']}"
-    return fit_text(text, width, HEADING_SIZE)
+    return fit_text(text, width, size)
 
 
 def _lines(node: dict, box: Box) -> list[str]:

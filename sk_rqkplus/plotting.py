@@ -125,7 +125,7 @@ class CodebookUsageDisplay(_Display):
         """
         quantizer, X = quantizer_and_rows(estimator, X)
         sizes = [len(book) for book in quantizer.codebooks_]
-        counts = usage(quantizer.transform(X), sizes)
+        counts = usage(quantizer._encode(X), sizes)
         return cls(counts=counts).plot(ax=ax, **kwargs)
 
     def plot(self, ax: Any = None, **kwargs: Any) -> "CodebookUsageDisplay":
@@ -357,7 +357,7 @@ class PrefixTreeDisplay(_Display):
             The display.
         """
         quantizer, X = quantizer_and_rows(estimator, X)
-        codes = quantizer.transform(X)
+        codes = quantizer._encode(X)
         tree = prefix_tree(
             codes,
             sort_by_prefix(codes),
@@ -467,7 +467,7 @@ class ReconstructionDisplay(_Display):
             The display.
         """
         quantizer, X = quantizer_and_rows(estimator, X)
-        errors = level_errors(quantizer, X, quantizer.transform(X))
+        errors = level_errors(quantizer, X, quantizer._encode(X))
         return cls(errors=errors).plot(ax=ax, **kwargs)
 
     def plot(self, ax: Any = None, **kwargs: Any) -> "ReconstructionDisplay":

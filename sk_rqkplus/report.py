@@ -106,7 +106,7 @@ class SIDReport:
                 [
                     spec.label,
                     show(figure["value"], spec.unit),
-                    " to ".join(interval) if figure["low"] is not None else "",
+                    " to ".join(interval) if figure["low"] != figure["high"] else "",
                     "" if figure["floor"] is None else show(figure["floor"], spec.unit),
                     ""
                     if figure["baseline"] is None
@@ -264,8 +264,8 @@ def sid_report(estimator: Any, X: Any, titles: Any = None) -> SIDReport:
     """
     quantizer, X = quantizer_and_rows(estimator, X)
     names = Titles(titles, len(X))
-    codes = np.asarray(quantizer._encode(X))
-    ids = np.asarray(quantizer.predict(X))
+    codes = quantizer._encode(X)
+    ids = quantizer._identify(X, codes)
     figures, levels, n_sampled = measure(quantizer, X, codes, ids)
     prefixes = sort_by_prefix(codes)
     sizes = [len(book) for book in quantizer.codebooks_]
