@@ -47,19 +47,23 @@ def test_more_of_the_contract(estimator, check):
 
 
 LAYERS = [
-    {"_compat", "_extras", "_files", "_threads"},
+    {"_compat", "_extras", "_files", "_groups", "_threads"},
     {
         "_nearest",
         "_augment",
         "_codebook_files",
+        "_duplicates",
+        "_keys",
         "_progress",
-        "ids",
+        "_sketch",
+        "_store",
         "metrics",
         "tokens",
     },
-    {"_beam", "_balance", "_refine", "scorers"},
-    {"_residual"},
-    {"_lloyd", "_rqvae"},
+    {"_beam", "_balance", "_deduplicate", "_refine", "scorers"},
+    {"_residual", "_catalogue"},
+    {"_lloyd", "_rqvae", "_compare"},
+    {"ids"},
     {"_base", "_training"},
     {"_rqkmeans"},
     {"_rqkmeans_plus"},
