@@ -4,7 +4,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sk_rqkplus import ids as _ids
 from sk_rqkplus import metrics
 from sk_rqkplus._base import BaseQuantizer
 from sk_rqkplus._report_data import (
@@ -12,6 +11,7 @@ from sk_rqkplus._report_data import (
     random_hashing_collision,
     sample_rows,
 )
+from sk_rqkplus.ids import collision_floor
 
 # Neighbours are those within a sample of at most so many rows.
 SAMPLE_ROWS = 20_000
@@ -197,7 +197,7 @@ def _of_codes(
     X: np.ndarray, codes: np.ndarray, ids: np.ndarray, sizes: list[int]
 ) -> dict[str, dict]:
     random = random_hashing_collision(len(codes), sizes)
-    floor = _ids.collision_floor(X)
+    floor = collision_floor(X).rate
     return {
         "collision_rate": figure(
             metrics.collision_rate(codes), floor=floor, baseline=random
