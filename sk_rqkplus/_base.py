@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 from sk_rqkplus._balance import fixed_point_distances
 from sk_rqkplus._compat import CallbackSupportMixin, Interval, StrOptions
 from sk_rqkplus._residual import centred, decode, encode
+from sk_rqkplus._store import digest
 from sk_rqkplus.ids import Catalogue, LastDistances, deduplicate, sketch
 
 CHUNK_ROWS = 16_384
@@ -117,7 +118,7 @@ class BaseQuantizer(
         """
         return self._encode(self._validate(X))
 
-    def predict(self, X):
+    def predict(self, X, keys=None):
         """Unique ID of every row.
 
         Rows of the fitted catalogue get the IDs of ``ids_``, in any order and subset.
@@ -129,6 +130,10 @@ class BaseQuantizer(
         X : array-like of shape (n_samples, n_features)
             Item embeddings.
 
+        keys : array-like of shape (n_samples,), default=None
+            Item keys: an item of the catalogue is known by its key then, whatever its
+            embedding. ``catalogue_.set_keys`` gives keys to the fitted rows.
+
         Returns
         -------
         ids : ndarray of shape (n_samples, n_levels + 1), int32
@@ -136,13 +141,9 @@ class BaseQuantizer(
             differ from that of :meth:`transform`.
         """
         X = self._validate(X)
-        codes = self._encode(X)
-        distances = self._last_distances(X, codes)
-        if hasattr(self, "catalogue_"):
-            return self.catalogue_.lookup(codes, self._sketch(X), distances)
-        return self._deduplicate(codes, distances)
+        return self._identify(X, self._encode(X), keys)
 
-    def extend(self, X):
+    def extend(self, X, keys=None):
         """Register items in the catalogue for good.
 
         IDs given before never change, and rows already registered keep theirs.
@@ -152,6 +153,9 @@ class BaseQuantizer(
         X : array-like of shape (n_samples, n_features)
             Item embeddings.
 
+        keys : array-like of shape (n_samples,), default=None
+            Item keys, needed if and only if the items of the catalogue have keys.
+
         Returns
         -------
         ids : ndarray of shape (n_samples, n_levels + 1), int32
@@ -160,7 +164,8 @@ class BaseQuantizer(
         Raises
         ------
         ValueError
-            If the estimator was fitted with ``store_catalogue=False``.
+            If the estimator was fitted with ``store_catalogue=False``, or ``keys`` are
+            not what the catalogue needs.
         """
         X = self._validate(X)
         if not hasattr(self, "catalogue_"):
@@ -170,7 +175,8 @@ class BaseQuantizer(
             )
         codes = self._encode(X)
         distances = self._last_distances(X, codes)
-        return self.catalogue_.extend(codes, self._sketch(X), distances)
+        sketches = self.catalogue_.sketch(X)
+        return self.catalogue_.extend(codes, sketches, distances, keys=keys)
 
     def inverse_transform(self, codes):
         """Reconstruct embeddings.
@@ -300,30 +306,73 @@ class BaseQuantizer(
         """Set what is known of the fitted rows."""
         self._n_features_out = codes.shape[1]
         self.codes_ = codes
+        self.fingerprint_ = self._fingerprint()
         distances = self._last_distances(X, codes)
         self.__dict__.pop("catalogue_", None)
-        if self.store_catalogue:
-            self._sketch_origin = column_means(X)
-            sketches = self._sketch(X)
-            spread = np.sqrt(np.square(sketches, dtype=np.float64).mean())
-            offset = np.sqrt(np.square(self._sketch_origin).mean())
-            tolerance = float(SKETCH_TOLERANCE * spread + 2.0**-22 * offset)
-            sizes = [len(book) for book in self.codebooks_]
-            catalogue = Catalogue(sizes, self.dedup, tolerance)
-            self.ids_ = catalogue.extend(codes, sketches, distances)
-            self.catalogue_ = catalogue
-        else:
+        if not self.store_catalogue:
             self.ids_ = self._deduplicate(codes, distances)
+            return
+        origin = column_means(X)
+        sketches = sketch(X, origin)
+        spread = np.sqrt(np.square(sketches, dtype=np.float64).mean())
+        offset = np.sqrt(np.square(origin).mean())
+        catalogue = Catalogue(
+            [len(book) for book in self.codebooks_],
+            self.dedup,
+            SKETCH_TOLERANCE * spread + 2.0**-22 * offset,
+            origin=origin,
+            fingerprint=self.fingerprint_,
+        )
+        self.ids_ = catalogue.extend(codes, sketches, distances)
+        self.catalogue_ = catalogue
 
-    def _sketch(self, X):
-        return sketch(X, self._sketch_origin)
+    def _identify(self, X, codes, keys=None):
+        """IDs of validated rows, given their codes."""
+        distances = self._last_distances(X, codes)
+        if hasattr(self, "catalogue_"):
+            sketches = self.catalogue_.sketch(X)
+            return self.catalogue_.lookup(codes, sketches, distances, keys=keys)
+        return self._deduplicate(codes, distances, keys)
 
-    def _deduplicate(self, codes, distances):
+    def _fingerprint(self):
+        """Digest of all that codes are made with."""
+        arrays = {"mean": self.mean_, "beam_size": getattr(self, "beam_size", 1)}
+        for name in ("codebooks", "prices"):
+            for level, array in enumerate(getattr(self, f"{name}_")):
+                arrays[f"{name}.{level}"] = array
+        state = getattr(self, "state_", {})
+        return digest({**arrays, **{f"state.{k}": v for k, v in state.items()}})
+
+    @property
+    def catalogue_(self):
+        """Registry of the IDs that are given, where ``store_catalogue`` is true.
+
+        Another catalogue of this very model may be set, a loaded one say.
+        """
+        if "catalogue_" not in vars(self):
+            raise AttributeError(
+                f"{type(self).__name__} has no catalogue_: fit with "
+                "store_catalogue=True."
+            )
+        return vars(self)["catalogue_"]
+
+    @catalogue_.setter
+    def catalogue_(self, catalogue):
+        if catalogue.fingerprint != self.fingerprint_:
+            raise ValueError(
+                f"catalogue_ has fingerprint={catalogue.fingerprint!r}, which should be "
+                f"{self.fingerprint_!r}: it belongs to another model. Set a catalogue "
+                "that this model made."
+            )
+        vars(self)["catalogue_"] = catalogue
+
+    def _deduplicate(self, codes, distances, keys=None):
         return deduplicate(
             codes,
             self.dedup,
             codebook_size=len(self.codebooks_[-1]),
             distances=distances,
+            keys=keys,
         )
 
     def _last_distances(self, X, codes) -> LastDistances:
@@ -367,11 +416,11 @@ class BaseQuantizer(
         )
 
     def _decode(self, codes):
-        """Reconstructed rows in float64."""
-        decoder = self._decoder()
+        """Reconstructed rows in float64; codes may end before the last level."""
+        decoder, books = self._decoder(), self.codebooks_[: codes.shape[1]]
         if decoder is None:
-            return decode(codes, self.codebooks_, self.mean_)
-        summed = torch.from_numpy(decode(codes, self.codebooks_))
+            return decode(codes, books, self.mean_)
+        summed = torch.from_numpy(decode(codes, books))
         return decoder(summed).numpy() + self.mean_
 
     def _reconstruction_error(self, X, codes):

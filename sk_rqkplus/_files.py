@@ -32,7 +32,25 @@ def atomic_write(path: str | PathLike) -> Iterator[str]:
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        sync_folder(os.path.dirname(path) or ".")
     except BaseException:
         with suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
+
+
+def sync_folder(path: str | PathLike) -> None:
+    """Bring the names of the files in a folder to the disk, where the system can.
+
+    Parameters
+    ----------
+    path : path-like
+        The folder.
+    """
+    if os.name == "nt":
+        return
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,345 @@
+"""How many codewords to use: sizes against collisions and held-out errors."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+from sklearn.utils.validation import check_array
+from tabulate import tabulate
+
+from sk_rqkplus._base import BaseQuantizer
+from sk_rqkplus._frontier import REACH, SizePoint, fitted_rows, measure_sizes
+from sk_rqkplus._rqkmeans import RQKMeans
+from sk_rqkplus.plotting import CodebookSizeDisplay
+
+__all__ = ["CodebookSuggestion", "suggest_codebook_sizes"]
+
+# Sizes that are tried: the largest powers of two that leave so many rows per codeword.
+N_CANDIDATES = 6
+LEAST_ROWS = 5
+# A size is too large if its held-out error exceeds that of a smaller one by this share.
+TOLERANCE = 0.01
+
+
+@dataclass(frozen=True)
+class CodebookSuggestion:
+    """Codebook sizes that were tried, and the one to use.
+
+    ``str(suggestion)`` is a table with the reason below.
+
+    Attributes
+    ----------
+    codebook_sizes : tuple of int
+        The recommended sizes.
+
+    reason : str
+        Why, in words.
+
+    points : list of SizePoint
+        Figures of all sizes that were tried, from few codes to many.
+
+    n_samples : int
+        Rows of the catalogue.
+
+    n_fitted, n_encoded : int
+        Rows that the models were fitted to, and that were encoded to count collisions.
+
+    See Also
+    --------
+    suggest_codebook_sizes : Makes a suggestion.
+    """
+
+    codebook_sizes: tuple[int, ...]
+    reason: str
+    points: list[SizePoint]
+    n_samples: int
+    n_fitted: int
+    n_encoded: int
+
+    def __str__(self) -> str:
+        rows = [
+            [
+                "*" if point.codebook_sizes == self.codebook_sizes else "",
+                " x ".join(map(str, point.codebook_sizes)),
+                f"{point.rows_per_codeword:,.1f}",
+                f"{point.collision_rate:.1%}",
+                f"{point.error:.4g}",
+                f"{point.fitted_error:.4g}",
+            ]
+            for point in self.points
+        ]
+        heads = ["", "sizes", "rows / codeword", "collisions"]
+        heads += ["error, held out", "error, fitted"]
+        align = ["left", "left", *["right"] * 4]
+        table = tabulate(
+            rows, heads, tablefmt="simple", disable_numparse=True, colalign=align
+        )
+        return f"{table}\n\n{self.reason}"
+
+    def to_dict(self) -> dict:
+        """Everything as plain Python, ready for ``json.dump``.
+
+        Returns
+        -------
+        suggestion : dict
+            The attributes.
+        """
+        return asdict(self)
+
+    def plot(self, ax: Any = None) -> CodebookSizeDisplay:
+        """Draw collisions and errors against the sizes.
+
+        Parameters
+        ----------
+        ax : array-like of two matplotlib Axes, default=None
+            Axes to draw on; None makes new ones.
+
+        Returns
+        -------
+        display : CodebookSizeDisplay
+            The display, with the recommended sizes marked.
+        """
+        display = CodebookSizeDisplay(points=self.points, marked=self.codebook_sizes)
+        return display.plot(ax=ax)
+
+
+def suggest_codebook_sizes(
+    X: Any,
+    n_levels: int = 3,
+    *,
+    candidates: Sequence[Any] | None = None,
+    estimator: BaseQuantizer | None = None,
+    max_collision_rate: float = 0.2,
+    max_samples: int = 50_000,
+    max_encoded: int = 1_000_000,
+    random_state: Any = 0,
+    verbose: int = 0,
+) -> CodebookSuggestion:
+    """Try codebook sizes on a subsample, and recommend one.
+
+    Each size is fitted to a random subsample. The error is that of other rows, so that
+    codebooks which learn their rows by heart show. Collisions are counted on all rows,
+    or extrapolated where there are more than ``max_encoded``.
+
+    The recommended size is the smallest one with few enough collisions whose held-out
+    error is not above that of a smaller one. If none has so few, it is the one of least
+    held-out error.
+
+    Read more in the :ref:`User Guide <suggest>`.
+
+    Parameters
+    ----------
+    X : array-like of shape (n_samples, n_features)
+        Item embeddings: an array, a DataFrame or a memory-mapped file.
+
+    n_levels : int, default=3
+        Number of levels.
+
+    candidates : sequence, default=None
+        Sizes to try: ints for equal levels, or one tuple of ``n_levels`` ints each.
+        None tries up to six powers of two, the largest of which leaves at least five
+        fitted rows per codeword.
+
+    estimator : RQKMeans or RQKMeansPlus, default=None
+        Template of the fits; None is a default :class:`~sk_rqkplus.RQKMeans`.
+
+    max_collision_rate : float, default=0.2
+        Collision rate of the codes, before IDs are made unique, that is few enough.
+
+    max_samples : int, default=50_000
+        Most rows to fit to. Of fewer rows 80 % are fitted.
+
+    max_encoded : int, default=1_000_000
+        Most rows to encode.
+
+    random_state : int, RandomState instance or None, default=0
+        Draws the rows and seeds the fits. See :term:`Glossary <random_state>`.
+
+    verbose : int, default=0
+        Show a progress bar.
+
+    Returns
+    -------
+    suggestion : CodebookSuggestion
+        The sizes with their figures, the recommended one and the reason.
+
+    Raises
+    ------
+    TypeError
+        If ``estimator`` is no quantiser of this package.
+
+    ValueError
+        If there are fewer than 2 rows, or a parameter is out of its range.
+
+    Warns
+    -----
+    UserWarning
+        If there are more than five times as many rows as are encoded: collision rates
+        are then bounds from above.
+
+    Notes
+    -----
+    A fit to the whole catalogue has more rows per codeword than one to a subsample. Its
+    held-out error is lower, most of all for large codebooks.
+
+    Examples
+    --------
+    >>> from sk_rqkplus.datasets import make_catalogue
+    >>> from sk_rqkplus.model_selection import suggest_codebook_sizes
+    >>> X = make_catalogue(2000, 16, random_state=0).data
+    >>> suggestion = suggest_codebook_sizes(X, 3, candidates=[8, 16, 32, 64])
+    >>> len(suggestion.points)
+    4
+    >>> suggestion.codebook_sizes
+    (64, 64, 64)
+    """
+    X = check_array(X, dtype=[np.float64, np.float32], ensure_min_samples=2)
+    estimator = RQKMeans() if estimator is None else estimator
+    _check(estimator, n_levels, max_collision_rate, max_samples, max_encoded)
+    n_encoded = min(len(X), max_encoded)
+    n_fitted = fitted_rows(n_encoded, max_samples)
+    if len(X) > REACH * n_encoded:
+        warnings.warn(
+            f"n_samples={len(X)} should be <= {REACH * n_encoded}, which is {REACH} "
+            "times max_encoded. Collision rates are bounds from above; raise "
+            "max_encoded for closer ones.",
+            stacklevel=2,
+        )
+    points = list(
+        measure_sizes(
+            estimator,
+            X,
+            resolve_candidates(candidates, n_levels, n_fitted),
+            max_samples=max_samples,
+            max_encoded=max_encoded,
+            random_state=random_state,
+            verbose=verbose,
+        )
+    )
+    sizes, reason = choose(points, max_collision_rate)
+    return CodebookSuggestion(sizes, reason, points, len(X), n_fitted, n_encoded)
+
+
+def choose(
+    points: Sequence[SizePoint], max_collision_rate: float
+) -> tuple[tuple[int, ...], str]:
+    """Recommended sizes, and the reason.
+
+    Parameters
+    ----------
+    points : sequence of SizePoint
+        What there is to choose from, from few codes to many.
+
+    max_collision_rate : float
+        Collision rate that is low enough.
+
+    Returns
+    -------
+    sizes : tuple of int
+        Sizes of one of the points.
+
+    reason : str
+        Why this one.
+    """
+    least = np.minimum.accumulate([point.error for point in points])
+    sound = [
+        point
+        for point, error in zip(points, least, strict=True)
+        if point.error <= (1 + TOLERANCE) * error
+    ]
+    best = min(sound, key=lambda point: point.error)
+    enough = [point for point in sound if point.collision_rate <= max_collision_rate]
+    chosen = enough[0] if enough else best
+    name = " x ".join(map(str, chosen.codebook_sizes))
+    if enough:
+        reason = (
+            f"{name} is the smallest size with a collision rate of at most "
+            f"{max_collision_rate:.0%}: {chosen.collision_rate:.1%}, at a held-out "
+            f"error of {chosen.error:.3g}."
+        )
+    else:
+        reason = (
+            f"No size has a collision rate of at most {max_collision_rate:.0%}. {name} "
+            f"has the least held-out error, {chosen.error:.3g}, and a collision rate of "
+            f"{chosen.collision_rate:.1%}. Add a level, or let dedup make IDs unique."
+        )
+    too_large = [point for point in points if point not in sound]
+    if too_large:
+        first = " x ".join(map(str, too_large[0].codebook_sizes))
+        reason += (
+            f" From {first} on the held-out error rises: there are too few rows per "
+            "codeword."
+        )
+    return chosen.codebook_sizes, reason
+
+
+def resolve_candidates(
+    candidates: Sequence[Any] | None, n_levels: int, n_fitted: int
+) -> list[tuple[int, ...]]:
+    """Sizes to try, from few codes to many.
+
+    Parameters
+    ----------
+    candidates : sequence or None
+        Ints, tuples of one int per level, or None.
+
+    n_levels : int
+        Number of levels.
+
+    n_fitted : int
+        Rows that are fitted.
+
+    Returns
+    -------
+    sizes : list of tuple of int
+        One tuple per candidate.
+    """
+    if candidates is None:
+        last = max(1, int(np.log2(max(2, n_fitted / LEAST_ROWS))))
+        candidates = [2**i for i in range(max(1, last - N_CANDIDATES + 1), last + 1)]
+    resolved = set()
+    for candidate in candidates:
+        sizes = np.asarray(candidate)
+        if sizes.ndim == 0:
+            sizes = np.repeat(sizes, n_levels)
+        if sizes.dtype.kind not in "iu" or sizes.shape != (n_levels,) or min(sizes) < 1:
+            raise ValueError(
+                f"candidates have {candidate!r}, which should be an int >= 1 or a "
+                f"tuple of n_levels={n_levels} of them."
+            )
+        resolved.add(tuple(sizes.tolist()))
+    if not resolved:
+        raise ValueError(
+            f"candidates={candidates!r} should have at least one size. Give for "
+            "example [64, 128, 256]."
+        )
+    return sorted(resolved, key=lambda sizes: (np.prod(sizes, dtype=float), sizes))
+
+
+def _check(
+    estimator: Any,
+    n_levels: Any,
+    max_collision_rate: Any,
+    max_samples: Any,
+    max_encoded: Any,
+) -> None:
+    if not isinstance(estimator, BaseQuantizer):
+        raise TypeError(
+            f"estimator={estimator!r} should be an RQKMeans or RQKMeansPlus. Give one "
+            "as a template; what comes before it in a Pipeline is applied to X first."
+        )
+    for name, value, least in (
+        ("n_levels", n_levels, 1),
+        ("max_samples", max_samples, 1),
+        ("max_encoded", max_encoded, 2),
+    ):
+        if not isinstance(value, Integral) or value < least:
+            raise ValueError(f"{name}={value!r} should be an int >= {least}.")
+    if not isinstance(max_collision_rate, Real) or not 0 <= max_collision_rate <= 1:
+        raise ValueError(
+            f"max_collision_rate={max_collision_rate!r} should be in [0, 1]. Give a "
+            "share of the items, such as 0.2."
+        )
