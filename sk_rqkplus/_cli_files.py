@@ -12,6 +12,7 @@ from sklearn.pipeline import Pipeline
 
 from sk_rqkplus._base import BaseQuantizer
 from sk_rqkplus._files import atomic_write
+from sk_rqkplus._matrix_files import read_matrix
 from sk_rqkplus._progress import is_watched, waiting
 from sk_rqkplus.tokens import (
     read_index_json,
@@ -69,7 +70,7 @@ def load_model(directory: Path) -> Any:
     path = directory / MODEL_FILE
     if not path.exists():
         raise ValueError(
-            f"--model {directory} should hold {MODEL_FILE}. Run fit first."
+            f"{directory} should be a directory that holds {MODEL_FILE}. Run fit first."
         )
     try:
         with waiting(f"Loading {path}", is_watched()):
@@ -138,7 +139,7 @@ def read_ids(path: Path, n_levels: int, layout: dict[str, Any]) -> IDs:
         if kind == "parquet":
             return IDs(*_with_keys(*read_parquet(path, template=None)), None)
         if kind == "ids":
-            return IDs(np.load(path, mmap_mode="r", allow_pickle=False), None, None)
+            return IDs(read_matrix(path), None, None)
     raise ValueError(
         f"{path} should be a directory of a model, or end in .json, .jsonl, .parquet "
         "or .npy. Give one of them."
@@ -243,8 +244,11 @@ def _write_array(path: str | PathLike, array: np.ndarray) -> None:
 
 def read_titles(path: Path, n_items: int) -> list[str]:
     """Titles of items: a JSON list of strings, or one line of text each."""
-    text = path.read_text(encoding="utf-8")
-    titles = json.loads(text) if path.suffix == ".json" else text.splitlines()
+    try:
+        text = path.read_text(encoding="utf-8")
+        titles = json.loads(text) if path.suffix == ".json" else text.splitlines()
+    except ValueError as error:
+        raise ValueError(f"{path} should be text in UTF-8, or JSON: {error}") from error
     if not isinstance(titles, list) or not all(isinstance(t, str) for t in titles):
         raise ValueError(f"{path} should hold a list of strings, one per item.")
     if len(titles) != n_items:

@@ -62,8 +62,13 @@ def fit(args: Namespace) -> None:
     refuse(args.model / MODEL_FILE, args.force)
     estimator = _estimator(ESTIMATORS[args.estimator], args, verbose=1)
     X, item_ids = _embeddings(args)
+    if item_ids is not None and not estimator.store_catalogue:
+        raise ValueError(
+            f"--item-ids {args.item_ids} should come with --store-catalogue True. "
+            "Leave one of them out."
+        )
     estimator.fit(X)
-    if item_ids is not None and estimator.store_catalogue:
+    if item_ids is not None:
         estimator.catalogue_.set_keys(item_ids)
     save_model(estimator, args.model)
     print(_figures(estimator, X))
@@ -124,25 +129,18 @@ def compare(args: Namespace) -> None:
     old, new = (
         read_ids(path, args.n_levels, _layout(args)) for path in (args.old, args.new)
     )
-    if old.item_ids is None and new.item_ids is None:
+    if (old.item_ids is None) != (new.item_ids is None):
+        raise ValueError(
+            f"{args.old} and {args.new} should both have item IDs, or neither. Fit "
+            "with --item-ids, or compare other files."
+        )
+    if old.item_ids is None:
         # An item is its row then, and rows beyond the other side are new.
-        old = old._replace(item_ids=range(len(old.ids)))
-        new = new._replace(item_ids=range(len(new.ids)))
+        old, new = (side._replace(item_ids=range(len(side.ids))) for side in (old, new))
     changes = compare_ids(
         old.ids, new.ids, old_keys=old.item_ids, new_keys=new.item_ids
     )
-    if args.json:
-        print(json.dumps(changes.to_dict(), indent=2))
-        return
-    rows = [
-        ("items in both", f"{changes.n_common}"),
-        ("items added", f"{changes.n_added}"),
-        ("items removed", f"{changes.n_removed}"),
-        ("IDs changed", f"{changes.id_changed:.2%}"),
-    ]
-    for level, share in enumerate(changes.prefix_changed, start=1):
-        rows.append((f"prefixes of {level} changed", f"{share:.2%}"))
-    print(tabulate(rows, tablefmt="plain", disable_numparse=True))
+    print(_json(changes) if args.json else _changes(changes))
 
 
 def report(args: Namespace) -> None:
@@ -169,9 +167,31 @@ def suggest(args: Namespace) -> None:
 
     X, _ = _embeddings(args)
     suggestion = suggest_codebook_sizes(
-        X, args.n_levels, random_state=args.random_state, verbose=is_watched()
+        X,
+        args.n_levels,
+        candidates=args.candidates,
+        max_collision_rate=args.max_collision_rate,
+        random_state=args.random_state,
+        verbose=is_watched(),
     )
-    print(suggestion)
+    print(_json(suggestion) if args.json else suggestion)
+
+
+def _changes(changes: Any) -> str:
+    """Table of what changed."""
+    rows = [
+        ("items in both", f"{changes.n_common}"),
+        ("items added", f"{changes.n_added}"),
+        ("items removed", f"{changes.n_removed}"),
+        ("IDs changed", f"{changes.id_changed:.2%}"),
+    ]
+    for level, share in enumerate(changes.prefix_changed, start=1):
+        rows.append((f"prefixes of {level} changed", f"{share:.2%}"))
+    return tabulate(rows, tablefmt="plain", disable_numparse=True)
+
+
+def _json(figures: Any) -> str:
+    return json.dumps(figures.to_dict(), indent=2)
 
 
 def _embeddings(args: Namespace) -> tuple[np.ndarray, list | None]:
@@ -190,8 +210,13 @@ def _embeddings(args: Namespace) -> tuple[np.ndarray, list | None]:
 def _keys(model: Any, item_ids: list | None) -> dict[str, list]:
     """Keys for predict and extend, where the items of the model have keys."""
     catalogue = getattr(quantizer(model), "catalogue_", None)
-    if item_ids is None or getattr(catalogue, "keys", None) is None:
+    if catalogue is None or catalogue.keys is None:
         return {}
+    if item_ids is None:
+        raise ValueError(
+            "--item-ids=None should name a column, since the items of the model have "
+            "keys. Give the one that holds theirs."
+        )
     return {"keys": item_ids}
 
 

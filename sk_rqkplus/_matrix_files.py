@@ -8,6 +8,7 @@ from zipfile import BadZipFile
 from zlib import error as ZlibError
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
 from sk_rqkplus._extras import require
 from sk_rqkplus._parquet import list_value, open_parquet
@@ -53,7 +54,7 @@ def read_matrix(
         If the file has no such matrix; the message names the file and the row.
 
     ImportError
-        If the package that reads the format is not installed.
+        If the file is Parquet and pyarrow is not installed.
 
     Examples
     --------
@@ -151,12 +152,11 @@ def _read_npz(path: Path, name: str | None, verbose: int) -> np.ndarray:
 
 
 def _read_safetensors(path: Path, name: str | None, verbose: int) -> np.ndarray:
-    safetensors = require("safetensors", extra="safetensors")
     try:
         # As a tensor of torch: NumPy has no bfloat16, and would read all at once.
-        with safetensors.safe_open(path, framework="pt") as file:
+        with safe_open(path, framework="pt") as file:
             tensor = file.get_tensor(_only(path, name, list(file.keys())))
-    except safetensors.SafetensorError as error:
+    except SafetensorError as error:
         raise ValueError(f"{path} should be a .safetensors file: {error}") from error
     is_narrow = tensor.is_floating_point() and tensor.itemsize < 4
     return (tensor.float() if is_narrow else tensor).numpy()

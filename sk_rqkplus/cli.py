@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any, NoReturn
 
 from sk_rqkplus import RQKMeans, RQKMeansPlus, __version__, _commands
@@ -186,7 +187,7 @@ def _add_compare(commands: Any) -> None:
             type=Path,
             help="directory that fit wrote, or IDs: .npy, .parquet, .jsonl, index.json",
         )
-    command.add_argument("--json", action="store_true", help="print a JSON object")
+    _add_json(command)
     _add_layout(command, "", "tokens, where a side is an index.json")
     _add_n_levels(command)
 
@@ -218,7 +219,19 @@ def _add_suggest(commands: Any) -> None:
     )
     _add_embeddings(command, item_ids=False)
     _add_n_levels(command)
+    command.add_argument(
+        "--candidates",
+        type=_value,
+        help="sizes to try: 64,128,256 for levels of one size, or (64,64,256),(9,9,9)",
+    )
+    command.add_argument(
+        "--max-collision-rate",
+        type=float,
+        default=0.2,
+        help="of codes, that is low enough (default: 0.2)",
+    )
     command.add_argument("--random-state", type=int, default=0, help="(default: 0)")
+    _add_json(command)
 
 
 def _command(
@@ -228,8 +241,10 @@ def _command(
     command = commands.add_parser(
         run.__name__,
         help=description.partition(".")[0] + ".",
-        description=description,
+        description=fill(description),
         epilog=f"Example: sk-rqkplus {run.__name__} {example}",
+        # The example is to be copied as it is.
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.set_defaults(run=run)
     return command
@@ -273,6 +288,10 @@ def _add_out(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--start", type=int, default=0, help="first of the token-ids (default: 0)"
     )
+
+
+def _add_json(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="print a JSON object")
 
 
 def _add_n_levels(command: argparse.ArgumentParser) -> None:
