@@ -307,7 +307,7 @@ def prefix_tree(
         for places, n_codes in _largest(prefixes.bounds[level + 1], start, stop, most):
             rows = prefixes.order[places]
             words = titles.words(rows)
-            node = {
+            node: dict[str, Any] = {
                 "code": int(codes[rows[0], level]) if n_codes == 1 else None,
                 "n_codes": n_codes,
                 "count": len(rows),
@@ -455,7 +455,7 @@ def collision_groups(
     groups : list of dict
         ``code``, ``count``, ``rows`` and ``titles`` of some of the items.
     """
-    found = []
+    found: list[dict] = []
     for places, n_codes in _largest(prefixes.bounds[-1], 0, len(codes), n_groups):
         rows = prefixes.order[places]
         if n_codes == 1 and len(rows) > 1 and len(found) < n_groups:
