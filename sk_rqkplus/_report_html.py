@@ -5,9 +5,10 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-from sk_rqkplus._report_data import count, tree_nodes
+from sk_rqkplus._prefix_tree import tree_nodes
 from sk_rqkplus._report_figures import FIGURES, show
 from sk_rqkplus._svg import Series, line_chart, tag, treemap
+from sk_rqkplus._text import count, sizes_text
 from sk_rqkplus._treemap import Box, layout
 
 # Size of the treemap, and most nodes of both levels, on wide and narrow screens.
@@ -64,13 +65,6 @@ def render(report: Any) -> str:
         f"<title>{title}</title>\n<style>\n{css}</style>\n</head>\n"
         f"<body>\n{body}\n</body>\n</html>\n"
     )
-
-
-def sizes_text(sizes: Sequence[int]) -> str:
-    """Codebook sizes in short, such as 3 × 256."""
-    if len(set(sizes)) == 1:
-        return f"{len(sizes)} × {sizes[0]:,}"
-    return " × ".join(f"{size:,}" for size in sizes)
 
 
 def _section(heading: str, content: str, wanted: Any = True) -> str:

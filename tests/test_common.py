@@ -56,8 +56,9 @@ LAYERS = [
         "_prefixes",
         "_text",
         "_threads",
+        "_titles",
     },
-    {"_advice", "_neighbours", "_treemap"},
+    {"_advice", "_neighbours", "_prefix_tree", "_treemap"},
     {
         "_nearest",
         "_augment",

@@ -20,21 +20,16 @@ from sklearn.preprocessing import StandardScaler
 
 from sk_rqkplus import RQKMeans, RQKMeansPlus, metrics
 from sk_rqkplus._advice import advise
+from sk_rqkplus._prefix_tree import collision_groups, prefix_tree, tree_nodes
 from sk_rqkplus._prefixes import sort_by_prefix
 from sk_rqkplus._report_data import (
-    Titles,
-    clean,
-    collision_groups,
-    keywords,
     level_errors,
-    prefix_tree,
     random_hashing_collision,
-    spread,
     training_curves,
-    tree_nodes,
 )
 from sk_rqkplus._report_figures import FIGURES, show
 from sk_rqkplus._svg import Series, line_chart, nice_ticks, tag
+from sk_rqkplus._titles import Titles, clean, keywords, spread
 from sk_rqkplus.report import sid_report
 
 HOSTILE = [
