@@ -108,8 +108,8 @@ def _too_large(levels: Sequence[dict], n_items: int) -> Iterator[Advice]:
             f"rows per codeword of a codebook of {largest:,}",
             n_items / largest,
             FEW_ROWS,
-            "So few rows do not determine a codeword: codebooks learn them by heart, and "
-            "new items are reconstructed worse. Choose smaller codebooks, see "
+            "So few rows do not determine a codeword: codebooks learn them by heart, "
+            "and new items are reconstructed worse. Choose smaller codebooks, see "
             "suggest_codebook_sizes.",
         )
 
@@ -124,8 +124,8 @@ def _too_small(figures: dict[str, dict], model: dict) -> Iterator[Advice]:
             "collision rate of random codes",
             random,
             RANDOM_COLLISIONS,
-            "There are too few codes for so many items: even codes drawn at random would "
-            "collide this often. Enlarge the codebooks or add a level.",
+            "There are too few codes for so many items: even codes drawn at random "
+            "would collide this often. Enlarge the codebooks or add a level.",
         )
     excess = collisions["value"] - max(random, floor)
     if excess > EXCESS_COLLISIONS:
@@ -149,8 +149,8 @@ def _duplicates(figures: dict[str, dict], n_items: int) -> Iterator[Advice]:
             "share of rows that are copies of another row",
             floor,
             DUPLICATES if floor >= DUPLICATES else 0.0,
-            f"{round(floor * n_items):,} rows are bit-identical to a row before them. No "
-            "model tells them apart. Remove them, or let a suffix count them.",
+            f"{round(floor * n_items):,} rows are bit-identical to a row before them. "
+            "No model tells them apart. Remove them, or let a suffix count them.",
         )
 
 
@@ -160,8 +160,8 @@ def _lengths(figures: dict[str, dict], model: dict) -> Iterator[Advice]:
         more = model["largest_prefix"] - model["codebook_sizes"][-1]
         reason = (
             f"The largest prefix has {model['largest_prefix']:,} items for "
-            f"{model['codebook_sizes'][-1]:,} last codewords: enlarge the last codebook "
-            "or add a level. "
+            f"{model['codebook_sizes'][-1]:,} last codewords: enlarge the last "
+            "codebook or add a level. "
             if more > 0
             else ""
         )
@@ -171,8 +171,8 @@ def _lengths(figures: dict[str, dict], model: dict) -> Iterator[Advice]:
             "share of IDs with a suffix above 0",
             share,
             0.0,
-            f"{reason}Write tokens with suffix='always': with suffix='on_collision' IDs "
-            "have different lengths, and readers that take the first "
+            f"{reason}Write tokens with suffix='always': with suffix='on_collision' "
+            "IDs have different lengths, and readers that take the first "
             f"{len(model['codebook_sizes'])} tokens read several items as one.",
         )
 
@@ -180,7 +180,7 @@ def _lengths(figures: dict[str, dict], model: dict) -> Iterator[Advice]:
 def _meaning(levels: Sequence[dict], figures: dict[str, dict]) -> Iterator[Advice]:
     cohesion = levels[0]["cohesion"]
     baseline = figures["path_average_similarity"]["baseline"]
-    if None not in (baseline, cohesion["high"]) and cohesion["high"] <= baseline:
+    if None not in (baseline, cohesion["high"]) and cohesion["high"] < baseline:
         yield Advice(
             "prefixes without meaning",
             "warning",

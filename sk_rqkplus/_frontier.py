@@ -98,7 +98,7 @@ def extrapolate_collisions(codes: np.ndarray, n_samples: int) -> float:
     0.875
     """
     sizes = group_sizes(codes)
-    m, distinct = len(codes), len(sizes)
+    m, distinct = len(codes), float(len(sizes))
     once, twice = int((sizes == 1).sum()), int((sizes == 2).sum())
     unseen = (m - 1) / m * (once**2 / (2 * twice) if twice else once * (once - 1) / 2)
     if unseen > 0:

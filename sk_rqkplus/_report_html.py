@@ -5,12 +5,13 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-from sk_rqkplus._report_data import count, tree_nodes
+from sk_rqkplus._prefix_tree import tree_nodes
 from sk_rqkplus._report_figures import FIGURES, show
 from sk_rqkplus._svg import Series, line_chart, tag, treemap
+from sk_rqkplus._text import count, sizes_text
 from sk_rqkplus._treemap import Box, layout
 
-# Width and height of the treemap, and how many nodes it has, on wide and narrow screens.
+# Size of the treemap, and most nodes of both levels, on wide and narrow screens.
 TREEMAPS = {"wide": ((1080, 660), 60, 9), "narrow": ((360, 620), 18, 5)}
 KEY_FIGURES = (
     "collision_rate",
@@ -64,13 +65,6 @@ def render(report: Any) -> str:
         f"<title>{title}</title>\n<style>\n{css}</style>\n</head>\n"
         f"<body>\n{body}\n</body>\n</html>\n"
     )
-
-
-def sizes_text(sizes: Sequence[int]) -> str:
-    """Codebook sizes in short, such as 3 × 256."""
-    if len(set(sizes)) == 1:
-        return f"{len(sizes)} × {sizes[0]:,}"
-    return " × ".join(f"{size:,}" for size in sizes)
 
 
 def _section(heading: str, content: str, wanted: Any = True) -> str:
@@ -207,7 +201,8 @@ def _levels(report: Any) -> str:
         rows += tag("tr", tag("th", label, scope="row") + cells)
     table = tag(
         "table",
-        f"<caption>How evenly codebooks are used, and what each level adds</caption><thead><tr>{head}</tr></thead>"
+        "<caption>How evenly codebooks are used, and what each level adds</caption>"
+        f"<thead><tr>{head}</tr></thead>"
         f"<tbody>{rows}</tbody>",
         class_="levels",
     )
@@ -293,7 +288,7 @@ def _level_charts(report: Any) -> Iterable[tuple[str, str]]:
                     )
                 ],
                 title="Similarity within a prefix",
-                description="Mean cosine similarity of items that share their first codes",
+                description="Mean cosine similarity of items that share first codes",
                 x_label="levels shared",
                 x_ticks=range(1, len(cohesion) + 1),
                 references=[("random pairs", baseline)],
@@ -412,12 +407,7 @@ def _groups(groups: Sequence[dict]) -> tuple[str, Any]:
         titles = [tag("li", tag("bdi", escape(title))) for title in group["titles"]]
         more = group["count"] - len(titles)
         if more:
-            titles.append(
-                tag(
-                    "li",
-                    f"and {count(more, 'more item')[:-1] if more > 1 else '1 more item'}",
-                )
-            )
+            titles.append(tag("li", f"and {more:,} more"))
         head = _chips(group["code"], suffix=False) + f" {count(group['count'], 'item')}"
         blocks.append(
             tag(

@@ -250,7 +250,7 @@ def treemap(cells: Sequence[Cell], size: tuple[int, int], *, title: str) -> str:
 
 
 def _cell(cell: Cell) -> str:
-    """Box with a tooltip, and its lines in an inner svg, outside which nothing shows."""
+    """Box with a tooltip, and lines that show in it alone."""
     class_ = "frame" if cell.shade is None else f"cell q{cell.shade}"
     names = ("x", "y", "width", "height")
     place: dict[str, object] = dict(zip(names, cell.box, strict=True))

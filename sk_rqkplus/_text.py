@@ -1,6 +1,7 @@
-"""How much of a text fits a box, without knowing the font."""
+"""Texts: numbers with nouns, and how much fits a box whatever the font."""
 
 import unicodedata
+from collections.abc import Sequence
 
 # Advance widths in em of common sans-serif fonts, on the wide side, so that a text that
 # is estimated to fit does fit.
@@ -53,3 +54,15 @@ def wrap(text: str, width: float, font_size: float, n_lines: int) -> list[str]:
             lines.append(word)
     fitted = [fit_text(line, width, font_size) for line in lines]
     return fitted if all(fitted) else [line for line in fitted[:1] if line]
+
+
+def count(n: int, noun: str) -> str:
+    """Number and noun, in the plural where it is not one."""
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+
+
+def sizes_text(sizes: Sequence[int]) -> str:
+    """Codebook sizes in short, such as 3 × 256 or 64 × 128."""
+    if len(set(sizes)) == 1:
+        return f"{len(sizes)} × {sizes[0]:,}"
+    return " × ".join(f"{size:,}" for size in sizes)

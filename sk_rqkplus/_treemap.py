@@ -57,7 +57,7 @@ def squarify(values: Sequence[float], box: Box) -> list[Box]:
     --------
     >>> from sk_rqkplus._treemap import Box, squarify
     >>> squarify([2, 1, 1], Box(0, 0, 4, 2))[0]
-    Box(x=0, y=0, width=2.0, height=2)
+    Box(x=0, y=0.0, width=2.0, height=2.0)
     """
     if box.width <= 0 or box.height <= 0:
         return [Box(box.x, box.y, 0.0, 0.0) for _ in values]

@@ -20,8 +20,8 @@ __all__ = ["CodebookSuggestion", "suggest_codebook_sizes"]
 # Sizes that are tried: the largest powers of two that leave so many rows per codeword.
 N_CANDIDATES = 6
 LEAST_ROWS = 5
-# A size is too large if its held-out error exceeds that of a smaller one by this share.
-TOLERANCE = 0.01
+# Sizes from where on none lowers the held-out error by this share are too large.
+GAIN = 0.01
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class CodebookSuggestion:
         rows = [
             [
                 "*" if point.codebook_sizes == self.codebook_sizes else "",
-                " x ".join(map(str, point.codebook_sizes)),
+                _text(point.codebook_sizes),
                 f"{point.rows_per_codeword:,.1f}",
                 f"{point.collision_rate:.1%}",
                 f"{point.error:.4g}",
@@ -124,9 +124,9 @@ def suggest_codebook_sizes(
     codebooks which learn their rows by heart show. Collisions are counted on all rows,
     or extrapolated where there are more than ``max_encoded``.
 
-    The recommended size is the smallest one with few enough collisions whose held-out
-    error is not above that of a smaller one. If none has so few, it is the one of least
-    held-out error.
+    Sizes are too large from where on none lowers the held-out error by 1 %. Of the
+    others the smallest one with few enough collisions is recommended, or the one of
+    least held-out error if none has so few.
 
     Read more in the :ref:`User Guide <suggest>`.
 
@@ -226,7 +226,7 @@ def suggest_codebook_sizes(
 def choose(
     points: Sequence[SizePoint], max_collision_rate: float
 ) -> tuple[tuple[int, ...], str]:
-    """Recommended sizes, and the reason.
+    """Recommend sizes, and say why.
 
     Parameters
     ----------
@@ -244,16 +244,16 @@ def choose(
     reason : str
         Why this one.
     """
-    least = np.minimum.accumulate([point.error for point in points])
-    sound = [
-        point
-        for point, error in zip(points, least, strict=True)
-        if point.error <= (1 + TOLERANCE) * error
-    ]
-    best = min(sound, key=lambda point: point.error)
+    errors = [point.error for point in points]
+    n_sound = next(
+        i
+        for i in range(1, len(points) + 1)
+        if min(errors[i:], default=np.inf) > (1 - GAIN) * min(errors[:i])
+    )
+    sound = points[:n_sound]
     enough = [point for point in sound if point.collision_rate <= max_collision_rate]
-    chosen = enough[0] if enough else best
-    name = " x ".join(map(str, chosen.codebook_sizes))
+    chosen = enough[0] if enough else min(sound, key=lambda point: point.error)
+    name = _text(chosen.codebook_sizes)
     if enough:
         reason = (
             f"{name} is the smallest size with a collision rate of at most "
@@ -262,16 +262,15 @@ def choose(
         )
     else:
         reason = (
-            f"No size has a collision rate of at most {max_collision_rate:.0%}. {name} "
-            f"has the least held-out error, {chosen.error:.3g}, and a collision rate of "
-            f"{chosen.collision_rate:.1%}. Add a level, or let dedup make IDs unique."
+            "No size that still lowers the held-out error has a collision rate of at "
+            f"most {max_collision_rate:.0%}. {name} has the least error, "
+            f"{chosen.error:.3g}, and a collision rate of {chosen.collision_rate:.1%}. "
+            "Add a level, or let dedup make IDs unique."
         )
-    too_large = [point for point in points if point not in sound]
-    if too_large:
-        first = " x ".join(map(str, too_large[0].codebook_sizes))
+    if n_sound < len(points):
         reason += (
-            f" From {first} on the held-out error rises: there are too few rows per "
-            "codeword."
+            f" From {_text(points[n_sound].codebook_sizes)} on the held-out error "
+            f"falls by less than {GAIN:.0%}: codewords learn their rows by heart."
         )
     return chosen.codebook_sizes, reason
 
@@ -279,7 +278,7 @@ def choose(
 def resolve_candidates(
     candidates: Sequence[Any] | None, n_levels: int, n_fitted: int
 ) -> list[tuple[int, ...]]:
-    """Sizes to try, from few codes to many.
+    """Put the sizes to try in order, from few codes to many.
 
     Parameters
     ----------
@@ -319,6 +318,11 @@ def resolve_candidates(
     return sorted(resolved, key=lambda sizes: (np.prod(sizes, dtype=float), sizes))
 
 
+def _text(sizes: Sequence[int]) -> str:
+    """Codebook sizes such as 256 x 256 x 256."""
+    return " x ".join(map(str, sizes))
+
+
 def _check(
     estimator: Any,
     n_levels: Any,
@@ -338,7 +342,10 @@ def _check(
     ):
         if not isinstance(value, Integral) or value < least:
             raise ValueError(f"{name}={value!r} should be an int >= {least}.")
-    if not isinstance(max_collision_rate, Real) or not 0 <= max_collision_rate <= 1:
+    if (
+        not isinstance(max_collision_rate, Real)
+        or not 0 <= float(max_collision_rate) <= 1
+    ):
         raise ValueError(
             f"max_collision_rate={max_collision_rate!r} should be in [0, 1]. Give a "
             "share of the items, such as 0.2."

@@ -14,17 +14,16 @@ from sklearn.utils.validation import check_array
 from sk_rqkplus._base import BaseQuantizer
 from sk_rqkplus._extras import require
 from sk_rqkplus._frontier import SizePoint, measure_sizes
+from sk_rqkplus._prefix_tree import prefix_tree, tree_nodes
 from sk_rqkplus._prefixes import sort_by_prefix
 from sk_rqkplus._report_data import (
-    Titles,
     level_errors,
-    prefix_tree,
     quantizer_and_rows,
     quantizer_of,
     training_curves,
-    tree_nodes,
     usage,
 )
+from sk_rqkplus._titles import Titles
 from sk_rqkplus._treemap import HEADING_SIZE, WORD_SIZE, Box, layout
 
 __all__ = [

@@ -13,19 +13,19 @@ from tabulate import tabulate
 from sk_rqkplus import __version__
 from sk_rqkplus._advice import Advice, advise
 from sk_rqkplus._files import atomic_write
+from sk_rqkplus._prefix_tree import collision_groups, prefix_tree
 from sk_rqkplus._prefixes import sort_by_prefix
 from sk_rqkplus._report_data import (
-    Titles,
-    collision_groups,
     examples,
-    prefix_tree,
     quantizer_and_rows,
     thinned,
     training_curves,
     usage,
 )
 from sk_rqkplus._report_figures import FIGURES, measure, show
-from sk_rqkplus._report_html import LEVEL_ROWS, render, sizes_text
+from sk_rqkplus._report_html import LEVEL_ROWS, render
+from sk_rqkplus._text import sizes_text
+from sk_rqkplus._titles import Titles
 
 __all__ = ["SIDReport", "sid_report"]
 

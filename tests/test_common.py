@@ -57,8 +57,9 @@ LAYERS = [
         "_template",
         "_text",
         "_threads",
+        "_titles",
     },
-    {"_advice", "_neighbours", "_treemap"},
+    {"_advice", "_neighbours", "_prefix_tree", "_treemap"},
     {
         "_nearest",
         "_augment",
