@@ -91,8 +91,21 @@ def load_model(directory: Path) -> Any:
     return model
 
 
-def save_model(model: Any, directory: Path) -> None:
-    """Write a model, whole or not at all."""
+def stamp(directory: Path) -> tuple[int, int]:
+    """Tell one model of a directory from the next that replaces it."""
+    status = (directory / MODEL_FILE).stat()
+    return status.st_ino, status.st_mtime_ns
+
+
+def save_model(
+    model: Any, directory: Path, instead_of: tuple[int, int] | None = None
+) -> None:
+    """Write a model, whole or not at all; if asked, only in place of a certain one."""
+    if instead_of is not None and stamp(directory) != instead_of:
+        raise ValueError(
+            f"{directory / MODEL_FILE} should not change while it is extended. Run one "
+            "extend at a time, and this one again."
+        )
     directory.mkdir(parents=True, exist_ok=True)
     with (
         waiting(f"Writing {directory / MODEL_FILE}", is_watched()),

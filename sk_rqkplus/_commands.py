@@ -23,6 +23,7 @@ from sk_rqkplus._cli_files import (
     refuse,
     save_model,
     sizes_of,
+    stamp,
     write_ids,
 )
 from sk_rqkplus._files import atomic_write
@@ -92,7 +93,7 @@ def extend(args: Namespace) -> None:
     """Register new items in a model, and write their IDs."""
     refuse(args.out, args.force)
     kind = format_of(args.out, args.format)
-    model = load_model(args.model)
+    model, loaded = load_model(args.model), stamp(args.model)
     X, item_ids = _embeddings(args)
     before = len(getattr(quantizer(model), "catalogue_", ()))
     with waiting("Encoding", is_watched()):
@@ -100,7 +101,7 @@ def extend(args: Namespace) -> None:
     # The IDs take their place only after the model that knows them.
     with atomic_write(args.out) as temporary:
         _write(args, temporary, kind, IDs(ids, item_ids, sizes_of(model)))
-        save_model(model, args.model)
+        save_model(model, args.model, instead_of=loaded)
     after = len(quantizer(model).catalogue_)
     print(f"{len(ids)} items, {after - before} of them new: {args.out}")
     print(f"{after} items in the model: {args.model / MODEL_FILE}")

@@ -339,6 +339,22 @@ def test_an_extend_that_fails_changes_nothing(folder, monkeypatch, capsys, broke
     assert after == before
 
 
+def test_of_two_extends_at_once_the_later_gives_up(folder, monkeypatch, capsys):
+    read = _cli_files.read_matrix
+
+    def meanwhile(*args, **kwargs):
+        monkeypatch.setattr("sk_rqkplus._commands.read_matrix", read)
+        assert run("extend new.npy --model plain --out first.json") == 0
+        return read(*args, **kwargs)
+
+    monkeypatch.setattr("sk_rqkplus._commands.read_matrix", meanwhile)
+    assert run("extend new.npy --model plain --out second.json") == 2
+    assert "should not change while it is extended" in capsys.readouterr().err
+    assert (folder / "first.json").exists()
+    assert not (folder / "second.json").exists()
+    assert len(model_of("plain").catalogue_) == 620
+
+
 def test_pipelines_encode_and_extend(X, new, folder):
     rq = RQKMeans((8, 8, 8), random_state=0)
     model = make_pipeline(PCA(8, random_state=0), rq).fit(X)

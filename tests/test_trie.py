@@ -318,6 +318,26 @@ def test_an_encoder_and_decoder_write_ids_only(encoder_decoder, search):
     assert [row for row in written(kept, 1) if row not in ids.tolist()] == []
 
 
+def test_more_beams_than_ids_find_every_id_first(decoder):
+    ids = to_token_ids(IDS[:5], SIZES, start=N_TEXT)
+    allowed = prefix_allowed_tokens_fn(
+        PrefixTrie(ids), eos_token_id=EOS, prompt_length=4
+    )
+    found = generate(
+        decoder,
+        PROMPTS[:1],
+        prefix_allowed_tokens_fn=allowed,
+        num_beams=12,
+        num_return_sequences=12,
+        output_scores=True,
+        return_dict_in_generate=True,
+    )
+    rows = written(found.sequences, 4)
+    assert sorted(rows[:5]) == sorted(ids.tolist())
+    finite = found.sequences_scores > -1e6
+    assert finite.tolist() == [True] * 5 + [False] * 7
+
+
 def test_a_tokenizer_takes_the_vocabulary(transformers, decoder):
     tokenizers = pytest.importorskip("tokenizers")
     words = {
