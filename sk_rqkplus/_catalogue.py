@@ -533,7 +533,7 @@ class Catalogue:
             catalogue = cls(**values, origin=arrays.pop("origin"))
             keys = unpack_keys(arrays)
             stored = {name: arrays[name] for name in _Entries._fields[:-1]}
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise _no_catalogue(path) from error
         entries = _Entries(**stored, keys=keys)
         if not _are_sound(entries, catalogue._entries, n_rows):

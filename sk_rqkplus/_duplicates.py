@@ -215,7 +215,7 @@ def _close_pairs(X: np.ndarray, rows: np.ndarray, eps: float) -> np.ndarray:
         n_pairs += int(sizes.sum()) - len(chunk)
         if n_pairs > MAX_PAIRS:
             raise ValueError(
-                f"eps={eps} leaves more than {MAX_PAIRS} pairs of rows to compare. "
+                f"eps={eps:g} leaves more than {MAX_PAIRS} pairs of rows to compare. "
                 "Lower eps."
             )
         crowded = np.flatnonzero(sizes > 1)

@@ -28,13 +28,17 @@ def as_keys(
     if len(array) == 0:
         return np.empty(0, dtype=np.int64)
     if array.dtype.kind not in "iu":
-        array = _of_one_type(array.astype(object), name)
+        return _of_one_type(array.astype(object), name)
     if array.dtype == np.uint64 and array.max() >= 2**63:
-        raise ValueError(
-            f"{name} have the value {array.max()}, which should be below 2^63. Give "
-            "such numbers as strings."
-        )
-    return array if array.dtype == object else array.astype(np.int64)
+        raise _too_large(name)
+    return array.astype(np.int64)
+
+
+def _too_large(name: str) -> ValueError:
+    return ValueError(
+        f"{name} have values beyond 64 bits, which should be between -2^63 and 2^63 - "
+        "1. Give such numbers as strings."
+    )
 
 
 def _as_objects(keys: Iterable) -> np.ndarray:
@@ -47,16 +51,17 @@ def _of_one_type(keys: np.ndarray, name: str) -> np.ndarray:
     types = set(map(type, keys))
     if all(issubclass(kind, str) for kind in types):
         return keys if types == {str} else _as_objects(map(str, keys))
-    if all(issubclass(kind, int | np.integer) for kind in types - {bool}):
-        integers = np.array(keys.tolist())
-        if bool not in types and integers.dtype.kind in "iu":
-            return integers
+    if all(issubclass(kind, int | np.integer) and kind is not bool for kind in types):
+        try:
+            return np.array(keys.tolist(), dtype=np.int64)
+        except OverflowError:
+            raise _too_large(name) from None
     names = sorted(kind.__name__ for kind in types)
     if len(types) > 1 or names[0] in NOT_KEYS or issubclass(*types, np.number):
         raise ValueError(
-            f"{name} have values of type {', '.join(names)}, which should be integers "
-            "of 64 bits, strings or hashable values of one type. Fill in what is "
-            "missing and convert the rest."
+            f"{name} have values of type {', '.join(names)}, which should be integers, "
+            "strings or hashable values of one type. Fill in what is missing and "
+            "convert the rest."
         )
     try:
         hash(keys[0])

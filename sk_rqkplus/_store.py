@@ -144,7 +144,7 @@ def _check_target(folder: Path, kind: str) -> None:
             "folder, an empty one or one that was saved before. Give another path."
         )
     if (folder / MANIFEST).exists():
-        found = _parse(folder).get("kind")
+        found = _parse(folder, (folder / MANIFEST).read_bytes()).get("kind")
         if found != kind:
             raise ValueError(
                 f"path={str(folder)!r} holds a {found}, which should be a {kind} to be "
@@ -170,15 +170,25 @@ def read_store(
             f"path={str(folder)!r} should be a folder that was saved. Check the path."
         )
     while True:
-        content = _read_manifest(folder, kind, version)
+        stamp = _stamp(folder)
         try:
+            content = _read_manifest(folder, kind, version)
             return _read_arrays(folder, **content["arrays"]), content["values"]
         except (KeyError, TypeError) as error:
             raise _damaged(folder, MANIFEST, "lacks an entry") from error
         except (ValueError, OSError):
             # Another process may have saved in between.
-            if _read_manifest(folder, kind, version) == content:
+            if _stamp(folder) == stamp:
                 raise
+
+
+def _stamp(folder: Path) -> tuple[int, ...]:
+    """What changes when a manifest is replaced, be it by one of the same content."""
+    try:
+        stat = os.stat(folder / MANIFEST)
+    except FileNotFoundError:
+        return ()
+    return stat.st_ino, stat.st_mtime_ns
 
 
 def _dump(content: Mapping[str, Any]) -> bytes:
@@ -188,14 +198,9 @@ def _dump(content: Mapping[str, Any]) -> bytes:
     return json.dumps({**content, "sha256": sha256}, indent=2, sort_keys=True).encode()
 
 
-def _parse(folder: Path) -> dict[str, Any]:
+def _parse(folder: Path, raw: bytes) -> dict[str, Any]:
     try:
-        content = json.loads((folder / MANIFEST).read_bytes())
-    except FileNotFoundError:
-        raise ValueError(
-            f"path={str(folder)!r} has no {MANIFEST}, which it should. Check the path: "
-            "nothing was saved there."
-        ) from None
+        content = json.loads(raw)
     except (ValueError, RecursionError) as error:
         raise _damaged(folder, MANIFEST, "is no JSON") from error
     if not isinstance(content, dict):
@@ -204,20 +209,29 @@ def _parse(folder: Path) -> dict[str, Any]:
 
 
 def _read_manifest(folder: Path, kind: str, version: int) -> dict[str, Any]:
-    content = _parse(folder)
+    try:
+        raw = (folder / MANIFEST).read_bytes()
+    except FileNotFoundError:
+        raise ValueError(
+            f"path={str(folder)!r} has no {MANIFEST}, which it should. Check the path: "
+            "nothing was saved there."
+        ) from None
+    content = _parse(folder, raw)
     if content.get("kind") != kind:
         raise ValueError(
             f"path={str(folder)!r} holds a {content.get('kind')}, which should be a "
             f"{kind}. Load it with the class that saved it."
         )
     found = content.get("version")
-    if isinstance(found, int) and found > version:
+    if not isinstance(found, int):
+        raise _damaged(folder, MANIFEST, f"has version={found!r}")
+    if found > version:
         raise ValueError(
             f"path={str(folder)!r} has version={found} of its format, which should be "
             f"<= {version}. Upgrade sk-rqkplus, or save it with an older one."
         )
     unsigned = {key: value for key, value in content.items() if key != "sha256"}
-    if (folder / MANIFEST).read_bytes() != _dump(unsigned):
+    if raw != _dump(unsigned):
         raise _damaged(folder, MANIFEST, "was changed")
     return unsigned
 
