@@ -1,5 +1,6 @@
 """Item keys: integers, strings or other hashable values that name items."""
 
+from collections import Counter
 from collections.abc import Iterable
 from hashlib import blake2b
 from itertools import repeat
@@ -57,7 +58,7 @@ def _of_one_type(keys: np.ndarray, name: str) -> np.ndarray:
         except OverflowError:
             raise _too_large(name) from None
     names = sorted(kind.__name__ for kind in types)
-    if len(types) > 1 or names[0] in NOT_KEYS or issubclass(*types, np.number):
+    if len(types) > 1 or names[0] in NOT_KEYS or isinstance(keys[0], np.number):
         raise ValueError(
             f"{name} have values of type {', '.join(names)}, which should be integers, "
             "strings or hashable values of one type. Fill in what is missing and "
@@ -95,8 +96,7 @@ def check_distinct(keys: np.ndarray, name: str = "keys") -> None:
     distinct = np.unique(keys) if keys.dtype != object else set(keys)
     if len(distinct) == len(keys):
         return
-    seen: set = set()
-    twice = next(key for key in keys.tolist() if key in seen or seen.add(key))
+    twice = Counter(keys.tolist()).most_common(1)[0][0]
     raise ValueError(
         f"{name} have the value {twice!r} more than once, which should be distinct. "
         "Give every item a key of its own."
@@ -121,7 +121,9 @@ def key_order(keys: np.ndarray) -> np.ndarray:
         )
     hashes = _splitmix64(keys) if keys.dtype != object else _blake2b(keys)
     # The first bits decide, and all of them where these are equal.
-    first, order = stable_sort((hashes >> np.uint64(len(keys).bit_length() + 2)).view("i8"))
+    first, order = stable_sort(
+        (hashes >> np.uint64(len(keys).bit_length() + 2)).view("i8")
+    )
     equal = np.flatnonzero(first[1:] == first[:-1])
     tied = np.union1d(equal, equal + 1)
     check_distinct(keys[order[tied]])
@@ -189,8 +191,8 @@ def pack_keys(keys: np.ndarray) -> dict[str, np.ndarray]:
         return {"keys": keys}
     if kind != "str":
         raise ValueError(
-            f"keys are of type {kind}, which should be integers or strings to be saved. "
-            "Convert them to strings before they are registered."
+            f"keys are of type {kind}, which should be integers or strings to be "
+            "saved. Convert them to strings before they are registered."
         )
     texts = list(map(_encode, keys))
     ends = np.cumsum(np.fromiter(map(len, texts), dtype=np.int64, count=len(texts)))

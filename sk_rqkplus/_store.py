@@ -9,6 +9,8 @@ import hashlib
 import json
 import os
 import re
+import shutil
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from os import PathLike
@@ -19,7 +21,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from sk_rqkplus._files import atomic_write, sync_folder
+from sk_rqkplus._files import sync_file, sync_folder
 
 try:
     import fcntl
@@ -29,10 +31,7 @@ except ImportError:  # Windows
 MANIFEST = "manifest.json"
 # What a save that was killed may leave behind: it is never read, and the next save
 # removes it.
-LEFT_BEHIND = re.compile(
-    r"arrays-[0-9a-f]{16}\.safetensors(\.[0-9a-f]{32}\.tmp)?"
-    r"|manifest\.json\.[0-9a-f]{32}\.tmp"
-)
+LEFT_BEHIND = re.compile(r"arrays-[0-9a-f]{16}\.safetensors|save-[0-9a-f]{32}\.tmp")
 
 
 def digest(arrays: Mapping[str, np.ndarray]) -> str:
@@ -82,35 +81,44 @@ def _write(
     version: int,
 ) -> None:
     _check_target(folder, kind)
-    name = f"arrays-{digest(arrays)[:16]}.safetensors"
+    # Memory of another layout would be written as if it were in C order.
+    ordered = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    name = f"arrays-{digest(ordered)[:16]}.safetensors"
+    # A folder of its own, since the library writes under names of its choice.
+    scratch = folder / f"save-{uuid.uuid4().hex}.tmp"
     try:
-        with atomic_write(folder / name) as temporary:
-            mode = os.stat(temporary).st_mode
-            # Memory of another layout would be written as if it were in C order.
-            save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, temporary)
-            # The library replaces the file by a private one.
-            os.chmod(temporary, mode)
-            size, sha256 = _measure(temporary)
+        scratch.mkdir()
+        save_file(ordered, scratch / name)
+        size, sha256 = _measure(scratch / name)
         content = {
             "kind": kind,
             "version": version,
             "values": dict(values),
             "arrays": {"name": name, "bytes": size, "sha256": sha256},
         }
-        with atomic_write(folder / MANIFEST) as temporary:
-            Path(temporary).write_bytes(_dump(content))
+        (scratch / MANIFEST).write_bytes(_dump(content))
+        # The library's file is private, whatever the umask.
+        os.chmod(scratch / name, os.stat(scratch / MANIFEST).st_mode)
+        for part in (name, MANIFEST):
+            sync_file(scratch / part)
+            os.replace(scratch / part, folder / part)
+            sync_folder(folder)
     finally:
         _remove_left_behind(folder)
 
 
 def _remove_left_behind(folder: Path) -> None:
     """Remove what the manifest, old or new, does not name."""
+    kept = ""
     with suppress(OSError, ValueError, KeyError, TypeError):
-        kept = ""
         if (folder / MANIFEST).exists():
             kept = json.loads((folder / MANIFEST).read_bytes())["arrays"]["name"]
         for name in os.listdir(folder):
-            if LEFT_BEHIND.fullmatch(name) and name != kept:
+            if not LEFT_BEHIND.fullmatch(name) or name == kept:
+                continue
+            if (folder / name).is_dir():
+                shutil.rmtree(folder / name, ignore_errors=True)
+            else:
                 os.unlink(folder / name)
 
 

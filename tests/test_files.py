@@ -235,9 +235,13 @@ def test_a_newer_format_is_refused_with_advice(tmp_path):
 
 def test_another_class_is_refused(tmp_path):
     save(tmp_path / "store", kind="Other")
-    with pytest.raises(ValueError, match="holds a Other, which should be a Thing. Load"):
+    with pytest.raises(
+        ValueError, match="holds a Other, which should be a Thing. Load"
+    ):
         load(tmp_path / "store")
-    with pytest.raises(ValueError, match="holds a Other, which should be a Thing to be"):
+    with pytest.raises(
+        ValueError, match="holds a Other, which should be a Thing to be"
+    ):
         save(tmp_path / "store")
 
 
@@ -324,11 +328,12 @@ def test_failing_at_any_step_leaves_the_old_or_the_new(
 def test_what_a_killed_save_left_is_ignored_and_removed(tmp_path):
     save(tmp_path / "store")
     for name in (
+        f"save-{'0' * 32}.tmp",
+        f"save-{'0' * 32}.tmp/.tmpbUNP1r",
         "arrays-0123456789abcdef.safetensors",
-        f"arrays-0123456789abcdef.safetensors.{'a' * 32}.tmp",
-        f"manifest.json.{'0' * 32}.tmp",
     ):
-        (tmp_path / "store" / name).write_text("half")
+        path = tmp_path / "store" / name
+        path.mkdir() if name.endswith(".tmp") else path.write_text("half")
     assert_loads(tmp_path / "store")
     save(tmp_path / "store")
     assert len(list((tmp_path / "store").iterdir())) == 2
