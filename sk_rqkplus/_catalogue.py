@@ -259,12 +259,7 @@ class Catalogue:
         codes, sketches, checked = self._check(codes, sketches, keys)
         self._check_keyed(checked)
         ids, unknown = self._identify(codes, sketches, checked, distances)
-        self._entries = self._entries.with_items(
-            ids[unknown],
-            codes[unknown],
-            sketches[unknown],
-            None if checked is None else checked[unknown],
-        )
+        self._add(ids, codes, sketches, checked, where=unknown)
         return ids
 
     def register(
@@ -314,7 +309,7 @@ class Catalogue:
                     f"keys have the value {checked[known.argmax()]!r}, which should be "
                     "unknown to the catalogue. Leave out what is registered."
                 )
-        self._entries = self._entries.with_items(ids, codes, sketches, checked)
+        self._add(ids, codes, sketches, checked, where=slice(None))
 
     def set_keys(self, keys: Iterable) -> None:
         """Give keys to the items, once: they are known by their keys from then on.
@@ -434,12 +429,7 @@ class Catalogue:
             method="suffix" if distances is None else self.method,
             given=theirs[free],
         )
-        self._entries = self._entries.with_items(
-            ids[unknown],
-            codes[unknown],
-            sketches[unknown],
-            None if keys is None else keys[unknown],
-        )
+        self._add(ids, codes, sketches, keys, where=unknown)
         return Merge(ids, ~unknown, (ids != theirs).any(axis=1))
 
     def save(self, path: str | PathLike) -> None:
@@ -650,6 +640,22 @@ class Catalogue:
         entry = np.full(len(row), -1)
         entry[row >= 0] = self._place()[row[row >= 0]]
         return entry
+
+    def _add(
+        self,
+        ids: np.ndarray,
+        codes: np.ndarray,
+        sketches: np.ndarray,
+        keys: np.ndarray | None,
+        *,
+        where: np.ndarray | slice,
+    ) -> None:
+        """Register some of the rows, in one step."""
+        keys = None if keys is None else keys[where]
+        self._entries = self._entries.with_items(
+            ids[where], codes[where], sketches[where], keys
+        )
+        self._places = None, None
 
     def _place(self) -> np.ndarray:
         """Entry of every row of the catalogue."""
