@@ -347,7 +347,10 @@ class BaseQuantizer(
     def catalogue_(self):
         """Registry of the IDs that are given, where ``store_catalogue`` is true.
 
-        Another catalogue of this very model may be set, a loaded one say.
+        Returns
+        -------
+        catalogue : Catalogue
+            It may be set to another catalogue of this very model, a loaded one say.
         """
         if "catalogue_" not in vars(self):
             raise AttributeError(
@@ -360,9 +363,9 @@ class BaseQuantizer(
     def catalogue_(self, catalogue):
         if catalogue.fingerprint != self.fingerprint_:
             raise ValueError(
-                f"catalogue_ has fingerprint={catalogue.fingerprint!r}, which should be "
-                f"{self.fingerprint_!r}: it belongs to another model. Set a catalogue "
-                "that this model made."
+                f"catalogue_ has fingerprint={catalogue.fingerprint!r}, which should "
+                f"be {self.fingerprint_!r}: it belongs to another model. Set a "
+                "catalogue that this model made."
             )
         vars(self)["catalogue_"] = catalogue
 
