@@ -29,14 +29,16 @@ class Layout:
         Text of a token.
     """
 
-    def __init__(self, base: int = 0, suffix: str = "always", template=PUBLISHED):
+    def __init__(
+        self, base: int = 0, suffix: str = "always", template: str = PUBLISHED
+    ):
         if base not in (0, 1):
             raise ValueError(f"base={base!r} should be 0 or 1. Choose one of them.")
         if suffix not in SUFFIXES:
             raise ValueError(
                 f"suffix={suffix!r} should be one of {SUFFIXES}. Choose one."
             )
-        self.base = base
+        self.base = int(base)
         self.suffix = suffix
         self.template = Template(template)
 

@@ -1,6 +1,7 @@
 """A matrix of embeddings from a file: .npy, .npz, .parquet or .safetensors."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -129,35 +130,40 @@ def _check_name(option: str, name: str, names: list[str], path: str | PathLike) 
         )
 
 
-def _read_npy(path: Path, name: str | None, verbose: int) -> np.ndarray:
+@contextmanager
+def _reading(path: Path, what: str, *errors: type[Exception]) -> Iterator[None]:
+    """Say of a damaged file what it should be."""
     try:
+        yield
+    except errors as error:
+        raise ValueError(f"{path} should be {what}: {error}") from error
+
+
+def _read_npy(path: Path, name: str | None, verbose: int) -> np.ndarray:
+    with _reading(path, "a .npy file of numbers", ValueError, EOFError):
         X = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{path} should be a .npy file of numbers: {error}") from error
     if not isinstance(X, np.ndarray):
         raise ValueError(f"{path} should be a .npy file with one matrix.")
     return X
 
 
 def _read_npz(path: Path, name: str | None, verbose: int) -> np.ndarray:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            names = list(file.files)
-            arrays = {name or names[0]: file[name or names[0]]} if names else {}
-    except KeyError:
-        arrays = {}
-    except (ValueError, EOFError, BadZipFile, ZlibError, AttributeError) as error:
-        raise ValueError(f"{path} should be an .npz file: {error}") from error
-    return arrays[_only(path, name, names)]
+    errors = (ValueError, EOFError, BadZipFile, ZlibError)
+    with _reading(path, "an .npz file", *errors):
+        file = np.load(path, allow_pickle=False)
+    if isinstance(file, np.ndarray):
+        raise ValueError(f"{path} should be an .npz file. Give a .npy its own ending.")
+    with file:
+        name = _only(path, name, file.files)
+        with _reading(path, "an .npz file", *errors):
+            return file[name]
 
 
 def _read_safetensors(path: Path, name: str | None, verbose: int) -> np.ndarray:
-    try:
+    with _reading(path, "a .safetensors file", SafetensorError):
         # As a tensor of torch: NumPy has no bfloat16, and would read all at once.
         with safe_open(path, framework="pt") as file:
             tensor = file.get_tensor(_only(path, name, list(file.keys())))
-    except SafetensorError as error:
-        raise ValueError(f"{path} should be a .safetensors file: {error}") from error
     is_narrow = tensor.is_floating_point() and tensor.itemsize < 4
     return (tensor.float() if is_narrow else tensor).numpy()
 

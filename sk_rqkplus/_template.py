@@ -2,6 +2,7 @@
 
 import re
 from string import Formatter
+from typing import NoReturn
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 FIELDS = ("letter", "level", "code")
@@ -52,7 +53,7 @@ class Template:
             self._refuse("should have no fields but {letter}, {level} and {code}")
         return fields
 
-    def _refuse(self, relation: str) -> None:
+    def _refuse(self, relation: str) -> NoReturn:
         raise ValueError(
             f"template={self.text!r} {relation}. Use for example {PUBLISHED!r}."
         )

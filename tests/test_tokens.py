@@ -106,6 +106,11 @@ def test_tokens_of_no_rows_are_no_tokens():
     assert to_tokens(np.empty((0, 4), dtype=int), suffix="on_collision") == []
 
 
+def test_a_base_is_a_number_whatever_its_type():
+    for base in (1, 1.0, True, np.int64(1)):
+        assert to_tokens([[3, 1]], base=base) == [["<a_4>", "<b_2>"]]
+
+
 def test_letters_run_to_z():
     tokens = to_tokens(np.arange(26)[None])[0]
     assert (tokens[0], tokens[25]) == ("<a_0>", "<z_25>")
