@@ -118,7 +118,8 @@ def export(args: Namespace) -> None:
     }
     items = read_ids(args.source, args.n_levels, layout)
     if args.codebook_sizes is not None:
-        items = items._replace(codebook_sizes=list(np.atleast_1d(args.codebook_sizes)))
+        sizes = np.atleast_1d(args.codebook_sizes).tolist()
+        items = items._replace(codebook_sizes=sizes)
     _write(args, args.out, kind, items)
     print(f"{len(items.ids)} items: {args.out}")
 
@@ -167,10 +168,11 @@ def suggest(args: Namespace) -> None:
     from sk_rqkplus.model_selection import suggest_codebook_sizes
 
     X, _ = _embeddings(args)
+    one = isinstance(args.candidates, int)
     suggestion = suggest_codebook_sizes(
         X,
         args.n_levels,
-        candidates=args.candidates,
+        candidates=[args.candidates] if one else args.candidates,
         max_collision_rate=args.max_collision_rate,
         random_state=args.random_state,
         verbose=is_watched(),

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pty
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import torch
+from conftest import shared_file
 from numpy.testing import assert_array_equal
 from safetensors.torch import save_file
 from sklearn.decomposition import PCA
@@ -283,6 +283,16 @@ def test_the_published_layout_there_and_back(folder, capsys):
     assert_array_equal(np.load("back.npy"), model_of("plain").ids_)
 
 
+@pytest.mark.filterwarnings("ignore:suffix=:UserWarning")
+def test_a_published_file_through_parquet_and_back(folder):
+    published = shared_file("industrial_constrained.index.json")
+    source = "--source-base 1 --source-suffix on_collision"
+    assert run(f"export {published} {source} --out a.parquet") == 0
+    line = "export a.parquet --out a.json --base 1 --suffix on_collision"
+    assert run(line) == 0
+    assert (folder / "a.json").read_bytes() == published.read_bytes()
+
+
 def test_keys_go_from_file_to_file(folder):
     assert run("encode X.parquet --item-ids key --model plain --out a.parquet") == 0
     assert run("export keyed --out b.jsonl") == 0
@@ -501,6 +511,8 @@ def test_usage_errors_are_one_line(folder, capsys, line, message):
         ("report X.npy --model plain --titles X.npy", "X.npy should be text in UTF-8"),
         ("report X.npy --model plain --out a.pdf", "should end in one of .html"),
         ("suggest X.npy --n-levels 0", "n_levels=0 should be an int >= 1"),
+        ("suggest X.npy --candidates 0", "candidates have 0, which should be an int"),
+        ("suggest X.npy --candidates many", "candidates have 'm', which should be"),
     ],
 )
 def test_errors_name_what_is_wrong(folder, capsys, line, message):
@@ -578,7 +590,7 @@ def test_short_work_shows_nothing(capsys):
 
 def test_standard_error_may_be_no_terminal(monkeypatch):
     assert not _progress.is_watched()
-    main, side = pty.openpty()
+    main, side = pytest.importorskip("pty").openpty()
     with os.fdopen(side, "w") as terminal:
         monkeypatch.setattr(sys, "stderr", terminal)
         assert _progress.is_watched()
