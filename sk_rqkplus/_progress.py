@@ -102,7 +102,9 @@ def waiting(what: str, verbose: int) -> Iterator[None]:
     def show() -> None:
         if done.wait(BAR_DELAY):
             return
-        with tqdm(bar_format=f"{what} {{elapsed}}", leave=False) as bar:
+        with tqdm(
+            bar_format=f"{what} {{elapsed}}", delay=BAR_DELAY, leave=False
+        ) as bar:
             bar.start_t -= BAR_DELAY
             while not done.wait(0.5):
                 bar.refresh()
