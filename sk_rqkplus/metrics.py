@@ -53,6 +53,8 @@ CHUNK_VALUES = 2**22
 BATCHES = 20
 # Distances that differ by less than this share are the same but for rounding.
 SAME_DISTANCE = 1e-9
+# The sum of the squares of a row of such values is finite in float64.
+LARGEST = 1e100
 
 
 class Estimate(NamedTuple):
@@ -1011,7 +1013,14 @@ def _check_sizes(codes: np.ndarray, codebook_sizes: Any) -> np.ndarray:
 
 
 def _check_X(X: Any, name: str = "X", **params: int) -> np.ndarray:
-    return check_array(X, dtype=[np.float64, np.float32], input_name=name, **params)
+    X = check_array(X, dtype=[np.float64, np.float32], input_name=name, **params)
+    largest = max(-float(X.min()), float(X.max()))
+    if largest > LARGEST:
+        raise ValueError(
+            f"{name} has values up to {largest:.0e} in size, which should be <= "
+            f"{LARGEST:.0e}. Scale the rows: squares of such values are not finite."
+        )
+    return X
 
 
 def _check_lengths(name: str, array: np.ndarray, of: str, other: np.ndarray) -> None:
