@@ -167,7 +167,7 @@ class Points:
         self, queries: np.ndarray, centre: np.ndarray, wanted: int, dtype: type
     ) -> tuple[np.ndarray, np.ndarray, float]:
         """Rows of least score ``||x||^2 - 2 q.x``, scores, and the largest norm."""
-        scores = np.full((len(queries), wanted), np.inf, dtype=dtype)
+        scores: np.ndarray = np.full((len(queries), wanted), np.inf, dtype=dtype)
         best = np.zeros((len(queries), wanted), dtype=np.int64)
         largest = 0.0
         queries = (-2 * queries).astype(dtype)

@@ -5,6 +5,10 @@ not have. These look at the codes and reconstructions of the rows that are held 
 
 They take a fitted estimator of this package, or a Pipeline that ends in one. Embeddings
 are then compared as the last step gets them, which is what its ``score`` does.
+
+``SCORERS`` has them by name, for the parameter ``scoring`` of a search with several
+metrics. Such a search needs a rule ``refit``: a name, or what :func:`refit_within`
+returns.
 """
 
 from collections.abc import Callable
@@ -255,8 +259,6 @@ def mean_prefix_cohesion(estimator, X, y=None) -> float:
     return float(np.mean(values)) if values else np.nan
 
 
-#: All scorers by name, for the parameter ``scoring`` of a search with several metrics.
-#: Such a search needs a ``refit`` rule: a name, or what :func:`refit_within` returns.
 SCORERS: dict[str, Callable[..., float]] = {
     "reconstruction_mse": neg_reconstruction_mse,
     "reconstruction_r2": reconstruction_r2,
