@@ -374,8 +374,7 @@ def _choose(
     else:
         allowed = float(tolerance) * abs(first[best])
     near = first >= first[best] - allowed
-    second = np.where(near & ~np.isnan(second), second, -np.inf)
-    # Keys from the last to the first; the sort is stable.
+    # The last key counts most, NaN comes last, and the sort is stable.
     order = np.lexsort((-first, -second, ~near))
     return int(order[0])
 
