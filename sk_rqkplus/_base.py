@@ -14,9 +14,10 @@ from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from sk_rqkplus._balance import fixed_point_distances
 from sk_rqkplus._compat import CallbackSupportMixin, Interval, StrOptions
+from sk_rqkplus._deduplicate import LastDistances
 from sk_rqkplus._residual import centred, decode, encode
 from sk_rqkplus._store import digest
-from sk_rqkplus.ids import Catalogue, LastDistances, deduplicate, sketch
+from sk_rqkplus.ids import Catalogue, deduplicate, sketch
 
 CHUNK_ROWS = 16_384
 # Rounding moves a row that comes through float32 matrix products by about 1e-7 of its
@@ -347,7 +348,10 @@ class BaseQuantizer(
     def catalogue_(self):
         """Registry of the IDs that are given, where ``store_catalogue`` is true.
 
-        Another catalogue of this very model may be set, a loaded one say.
+        Returns
+        -------
+        catalogue : Catalogue
+            It may be set to another catalogue of this very model, a loaded one say.
         """
         if "catalogue_" not in vars(self):
             raise AttributeError(
@@ -360,9 +364,9 @@ class BaseQuantizer(
     def catalogue_(self, catalogue):
         if catalogue.fingerprint != self.fingerprint_:
             raise ValueError(
-                f"catalogue_ has fingerprint={catalogue.fingerprint!r}, which should be "
-                f"{self.fingerprint_!r}: it belongs to another model. Set a catalogue "
-                "that this model made."
+                f"catalogue_ has fingerprint={catalogue.fingerprint!r}, which should "
+                f"be {self.fingerprint_!r}: it belongs to another model. Set a "
+                "catalogue that this model made."
             )
         vars(self)["catalogue_"] = catalogue
 

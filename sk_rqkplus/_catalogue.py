@@ -1,24 +1,19 @@
 """The IDs that are given, and the items that have them."""
 
-import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from os import PathLike
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from sk_rqkplus._deduplicate import (
-    LastDistances,
-    check_codes,
-    check_method,
-    deduplicate,
-)
-from sk_rqkplus._groups import number_rows, pack_rows, rank_within, ranges
+from sk_rqkplus._deduplicate import LastDistances, deduplicate
+from sk_rqkplus._entries import Entries
+from sk_rqkplus._groups import check_codes, pack_rows, rank_within
 from sk_rqkplus._keys import (
     KeyIndex,
     as_keys,
     check_distinct,
-    check_same_type,
     has_stable_hash,
     pack_keys,
     unpack_keys,
@@ -26,8 +21,6 @@ from sk_rqkplus._keys import (
 from sk_rqkplus._sketch import N_SKETCH, match_rows, sketch
 from sk_rqkplus._store import read_store, write_store
 
-MAX_CODE = 2**62
-MAX_ROWS = 2**32
 FORMAT_VERSION = 1
 
 
@@ -49,22 +42,6 @@ class Merge(NamedTuple):
     ids: np.ndarray
     known: np.ndarray
     changed: np.ndarray
-
-
-class _Entries(NamedTuple):
-    """What is known of every item, in the order of the codes.
-
-    One object, so that entries change in one step; ``keys`` are in the order of rows.
-    """
-
-    codes: np.ndarray
-    sketches: np.ndarray
-    # Last codeword and suffix of the ID, in one number.
-    slots: np.ndarray
-    rows: np.ndarray
-    # Of codes that are too long for a number, which is then a hash.
-    prefixes: np.ndarray
-    keys: np.ndarray | None
 
 
 class Catalogue:
@@ -149,20 +126,11 @@ class Catalogue:
                 f"codebook_sizes={self.codebook_sizes} should be one or more integers "
                 ">= 1. Give the number of codewords per level."
             )
-        check_method(method)
         self.method = method
         self.tolerance = float(tolerance)
         self.origin = np.atleast_1d(np.asarray(origin, dtype=np.float64))
         self.fingerprint = fingerprint
-        self._wide = math.prod(self.codebook_sizes) > MAX_CODE
-        self._entries = _Entries(
-            codes=np.empty(0, dtype=np.int64),
-            sketches=np.empty((0, N_SKETCH), dtype=np.float32),
-            slots=np.empty(0, dtype=np.int32),
-            rows=np.empty(0, dtype=np.uint32),
-            prefixes=np.empty((0, self._n_stored), dtype=np.int32),
-            keys=None,
-        )
+        self._entries = Entries.none(self.codebook_sizes)
         self._forget()
 
     def _forget(self) -> None:
@@ -179,12 +147,8 @@ class Catalogue:
         self.__dict__.update(state)
         self._forget()
 
-    @property
-    def _n_stored(self) -> int:
-        return len(self.codebook_sizes) - 1 if self._wide else 0
-
     def __len__(self) -> int:
-        return len(self._entries.codes)
+        return len(self._entries)
 
     def __repr__(self) -> str:
         return (
@@ -194,14 +158,24 @@ class Catalogue:
 
     @property
     def ids(self) -> np.ndarray:
-        """All IDs, in the order of registration."""
-        ids = np.empty((len(self), len(self.codebook_sizes) + 1), dtype=np.int32)
-        ids[self._entries.rows] = self._ids(slice(None))
-        return ids
+        """All IDs, in the order of registration.
+
+        Returns
+        -------
+        ids : ndarray of shape (n_rows, n_levels + 1), int32
+            Codes and suffixes.
+        """
+        return self._entries.by_row()[0]
 
     @property
     def keys(self) -> np.ndarray | None:
-        """Keys of all items, in the order of registration; None without keys."""
+        """Item keys, in the order of registration.
+
+        Returns
+        -------
+        keys : ndarray of shape (n_rows,) or None
+            Integers or objects; None where items have no keys.
+        """
         keys = self._entries.keys
         return None if keys is None else keys.copy()
 
@@ -285,12 +259,7 @@ class Catalogue:
         codes, sketches, checked = self._check(codes, sketches, keys)
         self._check_keyed(checked)
         ids, unknown = self._identify(codes, sketches, checked, distances)
-        self._append(
-            ids[unknown],
-            codes[unknown],
-            sketches[unknown],
-            None if checked is None else checked[unknown],
-        )
+        self._add(ids, codes, sketches, checked, where=unknown)
         return ids
 
     def register(
@@ -329,8 +298,8 @@ class Catalogue:
         self._check_keyed(checked)
         if len(codes) != len(ids) or (codes[:, :-1] != ids[:, :-2]).any():
             raise ValueError(
-                "codes should agree with ids in all levels but the last. Give the codes "
-                "that the IDs were made of."
+                "codes should agree with ids in all levels but the last. Give the "
+                "codes that the IDs were made of."
             )
         if checked is not None:
             check_distinct(checked)
@@ -340,7 +309,7 @@ class Catalogue:
                     f"keys have the value {checked[known.argmax()]!r}, which should be "
                     "unknown to the catalogue. Leave out what is registered."
                 )
-        self._append(ids, codes, sketches, checked)
+        self._add(ids, codes, sketches, checked, where=slice(None))
 
     def set_keys(self, keys: Iterable) -> None:
         """Give keys to the items, once: they are known by their keys from then on.
@@ -363,10 +332,10 @@ class Catalogue:
             )
         checked = as_keys(keys, len(self))
         check_distinct(checked)
-        self._entries = self._entries._replace(keys=checked)
+        self._entries = replace(self._entries, keys=checked)
 
     def find(self, ids: np.ndarray) -> np.ndarray:
-        """Rows that have IDs.
+        """Find the rows that have IDs.
 
         Parameters
         ----------
@@ -385,13 +354,13 @@ class Catalogue:
                 f"{len(self.codebook_sizes) + 1}. Give codes and suffix; rows takes "
                 "prefixes."
             )
-        start, stop, rows = self._members(ids)
+        start, stop, rows = self._entries.members(ids)
         found = np.full(len(ids), -1)
         found[start < stop] = rows[start[start < stop]]
         return found
 
     def rows(self, prefixes: np.ndarray) -> np.ndarray | list[np.ndarray]:
-        """Rows whose IDs start with a prefix.
+        """Find the rows whose IDs start with a prefix.
 
         Parameters
         ----------
@@ -411,7 +380,7 @@ class Catalogue:
                 f"prefixes have {checked.shape[1]} columns, which should be at most "
                 f"{len(self.codebook_sizes) + 1}. Give the first columns of IDs."
             )
-        start, stop, rows = self._members(checked)
+        start, stop, rows = self._entries.members(checked)
         if prefixes.ndim == 1:
             return rows[start[0] : stop[0]]
         return [rows[i:j] for i, j in zip(start.tolist(), stop.tolist(), strict=True)]
@@ -445,12 +414,12 @@ class Catalogue:
             If the catalogues are of different models, or only one of them has keys.
         """
         self._check_same_model(other)
-        theirs, codes, sketches = other._by_row()
+        theirs, codes, sketches = other._entries.by_row()
         keys = other._entries.keys
         entry = self._recognise(codes, sketches, keys)
         unknown = entry < 0
         ids = theirs.copy()
-        ids[~unknown] = self._ids(entry[~unknown])
+        ids[~unknown] = self._entries.ids(entry[~unknown])
         clash = np.flatnonzero(unknown & (self.find(theirs) >= 0))
         free = np.setdiff1d(np.flatnonzero(unknown), clash)
         ids[clash] = self._deduplicate(
@@ -460,12 +429,7 @@ class Catalogue:
             method="suffix" if distances is None else self.method,
             given=theirs[free],
         )
-        self._append(
-            ids[unknown],
-            codes[unknown],
-            sketches[unknown],
-            None if keys is None else keys[unknown],
-        )
+        self._add(ids, codes, sketches, keys, where=unknown)
         return Merge(ids, ~unknown, (ids != theirs).any(axis=1))
 
     def save(self, path: str | PathLike) -> None:
@@ -487,21 +451,19 @@ class Catalogue:
         ``manifest.json`` has the parameters, the fingerprint and the SHA-256 of the
         arrays, which are in a safetensors file.
         """
-        entries = self._entries._asdict()
-        keys = entries.pop("keys")
+        keys = self._entries.keys
         write_store(
             path,
             {
-                **entries,
-                "origin": self.origin,
+                **self._entries.arrays(),
                 **({} if keys is None else pack_keys(keys)),
+                "origin": self.origin,
             },
             {
                 "codebook_sizes": list(self.codebook_sizes),
                 "method": self.method,
                 "tolerance": self.tolerance,
                 "fingerprint": self.fingerprint,
-                "n_rows": len(self),
             },
             kind=type(self).__name__,
             version=FORMAT_VERSION,
@@ -529,14 +491,13 @@ class Catalogue:
         """
         arrays, values = read_store(path, kind=cls.__name__, version=FORMAT_VERSION)
         try:
-            n_rows = values.pop("n_rows")
             catalogue = cls(**values, origin=arrays.pop("origin"))
-            keys = unpack_keys(arrays)
-            stored = {name: arrays[name] for name in _Entries._fields[:-1]}
-        except (KeyError, TypeError, AttributeError) as error:
+            sizes = catalogue.codebook_sizes
+            found = {name: arrays[name] for name in catalogue._entries.arrays()}
+            entries = Entries(sizes, **found, keys=unpack_keys(arrays))
+        except (KeyError, TypeError, ValueError) as error:
             raise _no_catalogue(path) from error
-        entries = _Entries(**stored, keys=keys)
-        if not _are_sound(entries, catalogue._entries, n_rows):
+        if not entries.is_sound():
             raise _no_catalogue(path)
         catalogue._entries = entries
         return catalogue
@@ -638,36 +599,6 @@ class Catalogue:
         keys = self._entries.keys
         return np.empty(0, dtype=np.int64) if keys is None else keys
 
-    def _flatten(self, codes: np.ndarray) -> np.ndarray:
-        """One integer per code; codes of one prefix are neighbours."""
-        prefix = np.zeros(len(codes), dtype=np.int64)
-        room = MAX_CODE // self.codebook_sizes[-1]
-        for column, size in zip(codes.T[:-1], self.codebook_sizes[:-1], strict=True):
-            # Past 62 bits this is a hash.
-            prefix = (prefix * size + column) % room
-        return prefix * self.codebook_sizes[-1] + codes[:, -1]
-
-    def _ids(self, entries: np.ndarray | slice) -> np.ndarray:
-        """IDs of entries."""
-        codes, slots = self._entries.codes[entries], self._entries.slots[entries]
-        ids = np.empty((len(codes), len(self.codebook_sizes) + 1), dtype=np.int32)
-        ids[:, -1], ids[:, -2] = np.divmod(slots, self.codebook_sizes[-1])
-        if self._wide:
-            ids[:, :-2] = self._entries.prefixes[entries]
-            return ids
-        prefix = codes // self.codebook_sizes[-1]
-        for level in range(len(self.codebook_sizes) - 2, -1, -1):
-            prefix, ids[:, level] = np.divmod(prefix, self.codebook_sizes[level])
-        return ids
-
-    def _by_row(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """IDs, codes and sketches in the order of registration."""
-        ids, sketches = self.ids, np.empty_like(self._entries.sketches)
-        codes = ids[:, :-1].copy()
-        codes[self._entries.rows, -1] = self._entries.codes % self.codebook_sizes[-1]
-        sketches[self._entries.rows] = self._entries.sketches
-        return ids, codes, sketches
-
     def _identify(
         self,
         codes: np.ndarray,
@@ -678,7 +609,7 @@ class Catalogue:
         """IDs of rows, and which rows are unknown."""
         entry = self._recognise(codes, sketches, keys)
         ids = np.empty((len(codes), codes.shape[1] + 1), dtype=np.int32)
-        ids[entry >= 0] = self._ids(entry[entry >= 0])
+        ids[entry >= 0] = self._entries.ids(entry[entry >= 0])
         rows = np.flatnonzero(entry < 0)
         if len(rows):
             ids[rows] = self._deduplicate(
@@ -694,8 +625,8 @@ class Catalogue:
     ) -> np.ndarray:
         """Entry of every row, -1 where it is unknown."""
         if keys is None:
-            flat = self._flatten(codes)
-            entries = self._under(codes)
+            flat = self._entries.flatten(codes)
+            entries = self._entries.under(codes)
             found = match_rows(
                 (self._entries.codes[entries], self._entries.sketches[entries]),
                 (flat, sketches),
@@ -709,6 +640,22 @@ class Catalogue:
         entry = np.full(len(row), -1)
         entry[row >= 0] = self._place()[row[row >= 0]]
         return entry
+
+    def _add(
+        self,
+        ids: np.ndarray,
+        codes: np.ndarray,
+        sketches: np.ndarray,
+        keys: np.ndarray | None,
+        *,
+        where: np.ndarray | slice,
+    ) -> None:
+        """Register some of the rows, in one step."""
+        keys = None if keys is None else keys[where]
+        self._entries = self._entries.with_items(
+            ids[where], codes[where], sketches[where], keys
+        )
+        self._places = None, None
 
     def _place(self) -> np.ndarray:
         """Entry of every row of the catalogue."""
@@ -730,7 +677,7 @@ class Catalogue:
         given: np.ndarray | None = None,
     ) -> np.ndarray:
         """Free IDs of new rows."""
-        taken = self._ids(self._under(codes[:, :-1]))
+        taken = self._entries.ids(self._entries.under(codes[:, :-1]))
         return deduplicate(
             codes,
             method,
@@ -739,91 +686,6 @@ class Catalogue:
             taken=taken if given is None else np.concatenate([taken, given]),
             keys=keys if keys is not None and has_stable_hash(keys) else None,
         )
-
-    def _under(self, prefixes: np.ndarray) -> np.ndarray:
-        """Entries whose code starts with one of some prefixes, and maybe others."""
-        n_rest = len(self.codebook_sizes) - prefixes.shape[1]
-        if self._wide and n_rest > 1:
-            return np.arange(len(self))
-        rest = math.prod(self.codebook_sizes[prefixes.shape[1] :])
-        padded = np.zeros((len(prefixes), len(self.codebook_sizes)), dtype=np.int64)
-        padded[:, : prefixes.shape[1]] = prefixes
-        first = np.unique(self._flatten(padded))
-        start = np.searchsorted(self._entries.codes, first)
-        stop = np.searchsorted(self._entries.codes, first + rest)
-        return ranges(start, stop)
-
-    def _members(
-        self, prefixes: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Rows by ID, and where those of every prefix start and stop among them."""
-        n_columns, n_levels = prefixes.shape[1], len(self.codebook_sizes)
-        # The last codeword of an ID may differ from that of its code.
-        known = min(n_columns, n_levels - 1)
-        inside = prefixes[:, :known]
-        inside = inside[((inside >= 0) & (inside < self.codebook_sizes[:known])).all(1)]
-        entries = self._under(inside)
-        ids = self._ids(entries)[:, :n_columns]
-        number = number_rows(np.concatenate([prefixes, ids]))
-        wanted, found = number[: len(prefixes)], number[len(prefixes) :]
-        rows = self._entries.rows[entries].astype(np.int64)
-        order = np.lexsort((rows, found))
-        start = np.searchsorted(found[order], wanted, side="left")
-        stop = np.searchsorted(found[order], wanted, side="right")
-        return start, stop, rows[order]
-
-    def _append(
-        self,
-        ids: np.ndarray,
-        codes: np.ndarray,
-        sketches: np.ndarray,
-        keys: np.ndarray | None,
-    ) -> None:
-        """Add entries, in one step."""
-        slots = ids[:, -2] + ids[:, -1].astype(np.int64) * self.codebook_sizes[-1]
-        if slots.max(initial=0) > np.iinfo(np.int32).max:
-            raise ValueError(
-                f"suffix={ids[:, -1].max()} should be below "
-                f"{2**31 // self.codebook_sizes[-1]}. Remove copies from the rows."
-            )
-        if len(self) + len(ids) > MAX_ROWS:
-            raise ValueError(
-                f"n_rows={len(self) + len(ids)} should be <= {MAX_ROWS}. Split the "
-                "catalogue."
-            )
-        old = self._entries
-        flat = self._flatten(codes)
-        order = np.argsort(flat, kind="stable")
-        at = np.searchsorted(old.codes, flat[order], side="right")
-        new = (
-            flat,
-            sketches,
-            slots.astype(np.int32),
-            np.arange(len(self), len(self) + len(ids)).astype(np.uint32),
-            codes[:, : self._n_stored],
-        )
-        joined = (
-            np.insert(before, at, values[order], axis=0)
-            for before, values in zip(old[:-1], new, strict=True)
-        )
-        if keys is not None and len(self):
-            check_same_type(keys, self._known_keys())
-            keys = np.concatenate([self._known_keys(), keys])
-        self._entries = _Entries(*joined, keys=keys)
-
-
-def _are_sound(entries: _Entries, empty: _Entries, n_rows: int) -> bool:
-    """Whether arrays are what a catalogue saves, whatever their checksum says."""
-    return (
-        all(
-            found.dtype == wanted.dtype and found.shape == (n_rows, *wanted.shape[1:])
-            for found, wanted in zip(entries[:-1], empty[:-1], strict=True)
-        )
-        and bool((np.diff(entries.codes) >= 0).all())
-        and bool((np.sort(entries.rows) == np.arange(n_rows)).all())
-        and entries.slots.min(initial=0) >= 0
-        and (entries.keys is None or len(entries.keys) == n_rows)
-    )
 
 
 def _no_catalogue(path: str | PathLike) -> ValueError:

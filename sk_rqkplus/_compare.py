@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from sk_rqkplus._catalogue import Catalogue
-from sk_rqkplus._deduplicate import check_codes
+from sk_rqkplus._groups import check_codes
 from sk_rqkplus._keys import KeyIndex, as_keys, check_distinct
 
 
@@ -40,7 +40,7 @@ class IDChanges:
     prefix_changed: tuple[float, ...]
 
     def to_dict(self) -> dict:
-        """Figures by name.
+        """Return the figures by name.
 
         Returns
         -------
@@ -88,24 +88,25 @@ def compare_ids(
     >>> from sk_rqkplus.ids import compare_ids
     >>> old = {"a": (0, 3, 0), "b": (0, 4, 0), "c": (1, 1, 0)}
     >>> new = {"a": (0, 3, 0), "b": (0, 5, 0), "d": (1, 1, 0)}
-    >>> compare_ids(old, new)
-    IDChanges(n_common=2, n_added=1, n_removed=1, id_changed=0.5, prefix_changed=(0.0, 0.5))
+    >>> changes = compare_ids(old, new)
+    >>> changes.n_common, changes.id_changed, changes.prefix_changed
+    (2, 0.5, (0.0, 0.5))
     """
     ids, keys = _ids_and_keys(old, old_keys, "old")
-    new_ids, new_keys = _ids_and_keys(new, new_keys, "new")
+    new_ids, other_keys = _ids_and_keys(new, new_keys, "new")
     if ids.shape[1] != new_ids.shape[1] and len(ids) and len(new_ids):
         raise ValueError(
             f"old and new have {ids.shape[1]} and {new_ids.shape[1]} columns, which "
             "should be the same. Compare IDs of as many levels."
         )
     n_old, n_new = len(ids), len(new_ids)
-    if (keys is None) != (new_keys is None):
+    if (keys is None) != (other_keys is None):
         raise ValueError(
-            "keys should be known of both sides or of none. Give old_keys and new_keys, "
-            "or set the keys of the catalogue."
+            "keys should be known of both sides or of none. Give old_keys and "
+            "new_keys, or set the keys of the catalogue."
         )
-    if keys is not None:
-        position = KeyIndex().find(new_keys, keys)
+    if keys is not None and other_keys is not None:
+        position = KeyIndex().find(other_keys, keys)
         ids, new_ids = ids[position >= 0], new_ids[position[position >= 0]]
     elif n_old != n_new:
         raise ValueError(

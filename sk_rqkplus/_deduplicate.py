@@ -5,14 +5,14 @@ from itertools import pairwise, product
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
-from sklearn.utils.validation import check_array
 
 from sk_rqkplus._groups import (
+    check_codes,
     group_starts,
     number_rows,
     pack_rows,
-    rank_within,
     ranges,
+    rank_within,
     stable_sort,
 )
 from sk_rqkplus._keys import as_keys, key_order
@@ -97,7 +97,6 @@ def deduplicate(
            [3, 2, 0],
            [3, 1, 0]], dtype=int32)
     """
-    check_method(method)
     codes = check_codes(codes)
     if taken is None:
         taken = np.empty((0, codes.shape[1] + 1), dtype=np.int32)
@@ -111,6 +110,10 @@ def deduplicate(
             )
         ask = distances if order is None else lambda rows: distances(order[rows])
         ordered = _reassign(ordered, codebook_size, ask, taken)
+    elif method != "suffix":
+        raise ValueError(
+            f"method={method!r} should be 'suffix' or 'reassign'. Choose one of them."
+        )
     ids = _append_suffix(ordered, taken)
     if order is None:
         return ids
@@ -145,32 +148,6 @@ def _first_come(
         )
     # From the back, so that rows of equal priority keep their order when reversed.
     return len(priority) - 1 - np.argsort(priority[::-1], kind="stable")[::-1]
-
-
-def check_method(method: str) -> None:
-    """Refuse what is not a method of deduplication."""
-    if method not in ("suffix", "reassign"):
-        raise ValueError(
-            f"method={method!r} should be 'suffix' or 'reassign'. Choose one of them."
-        )
-
-
-def check_codes(codes: np.ndarray) -> np.ndarray:
-    """Codes as an int32 matrix."""
-    codes = check_array(codes, dtype=None, ensure_min_samples=0, input_name="codes")
-    if codes.dtype.kind not in "iu":
-        raise ValueError(
-            f"codes have dtype={codes.dtype}, which should be an integer type. "
-            "Give the codes that transform returns."
-        )
-    bounds = np.iinfo(np.int32)
-    for value in (codes.min(initial=0), codes.max(initial=0)):
-        if not bounds.min <= value <= bounds.max:
-            raise ValueError(
-                f"codes have the value {value}, which should fit into 32 bits. "
-                "Give the codes that transform returns."
-            )
-    return codes.astype(np.int32)
 
 
 def _append_suffix(codes: np.ndarray, taken: np.ndarray) -> np.ndarray:
@@ -212,7 +189,7 @@ def _reassign(
 
 
 def _colliding(codes: np.ndarray, taken: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Rows of prefixes with a collision and their group; columns taken in each group."""
+    """Rows and groups of prefixes with a collision, and columns that are taken."""
     n_new = len(codes)
     every = np.concatenate([codes, taken[:, :-1]])
     prefix, code = number_rows(every[:, :-1]), number_rows(every)
@@ -237,9 +214,7 @@ def _batches(group: np.ndarray, n_rows: int) -> Iterator[slice]:
         yield slice(start, stop)
 
 
-def _ask(
-    distances: LastDistances, rows: np.ndarray, codebook_size: int
-) -> np.ndarray:
+def _ask(distances: LastDistances, rows: np.ndarray, codebook_size: int) -> np.ndarray:
     """Table of distances, checked, that may be written to."""
     table = np.array(distances(rows), dtype=np.float64)
     if table.shape != (len(rows), codebook_size) or not np.isfinite(table).all():

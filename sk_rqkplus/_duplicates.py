@@ -53,7 +53,7 @@ class CollisionFloor:
     eps: float
 
     def to_dict(self) -> dict:
-        """Figures by name.
+        """Return the figures by name.
 
         Returns
         -------
@@ -108,8 +108,8 @@ def collision_floor(X: np.ndarray, eps: float = 0.0) -> CollisionFloor:
     >>> floor = collision_floor([[0.0, 1.0], [2.0, 3.0], [0.0, 1.0], [2.0, 3.1]])
     >>> floor.n_distinct, floor.rate
     (3, 0.25)
-    >>> print(collision_floor([[0.0, 1.0], [2.0, 3.0], [2.0, 3.1]], eps=0.2))
-    1 of 3 rows (33.33%) are copies of others within 0.2: so many collisions are unavoidable.
+    >>> collision_floor([[0.0, 1.0], [2.0, 3.0], [2.0, 3.1]], eps=0.2).n_unavoidable
+    1
     """
     groups = duplicate_groups(X, eps)
     sizes = np.unique(groups, return_counts=True)[1]
@@ -168,9 +168,7 @@ def _equal_rows(X: np.ndarray) -> np.ndarray:
     """First row that every row equals, by a hash that is checked."""
     hashes = np.empty(len(X), dtype=np.uint64)
     rng = np.random.RandomState(0)
-    weights = rng.randint(
-        2**64, size=X.shape[1] * X.itemsize // 4, dtype=np.uint64
-    )
+    weights = rng.randint(2**64, size=X.shape[1] * X.itemsize // 4, dtype=np.uint64)
 
     def fill(chunk: slice) -> None:
         words = _positive_zeros(X[chunk]).view(np.uint32)
@@ -215,7 +213,7 @@ def _close_pairs(X: np.ndarray, rows: np.ndarray, eps: float) -> np.ndarray:
         n_pairs += int(sizes.sum()) - len(chunk)
         if n_pairs > MAX_PAIRS:
             raise ValueError(
-                f"eps={eps} leaves more than {MAX_PAIRS} pairs of rows to compare. "
+                f"eps={eps:g} leaves more than {MAX_PAIRS} pairs of rows to compare. "
                 "Lower eps."
             )
         crowded = np.flatnonzero(sizes > 1)

@@ -29,14 +29,25 @@ def atomic_write(path: str | PathLike) -> Iterator[str]:
         # Created here, so that a missing or read-only directory fails before any work.
         open(temporary, "xb").close()
         yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
+        sync_file(temporary)
         os.replace(temporary, path)
         sync_folder(os.path.dirname(path) or ".")
     except BaseException:
         with suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
+
+
+def sync_file(path: str | PathLike) -> None:
+    """Bring the content of a file to the disk.
+
+    Parameters
+    ----------
+    path : path-like
+        The file.
+    """
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
 
 
 def sync_folder(path: str | PathLike) -> None:

@@ -1,12 +1,31 @@
-"""Equal rows of integer matrices: one number per row, groups, ranks."""
+"""Rows of codes: one number per row, groups of equal rows, ranks."""
 
 import numpy as np
+from sklearn.utils.validation import check_array
 
 MAX_NUMBER = 2**62
 
 
+def check_codes(codes: np.ndarray) -> np.ndarray:
+    """Codes as an int32 matrix."""
+    codes = check_array(codes, dtype=None, ensure_min_samples=0, input_name="codes")
+    if codes.dtype.kind not in "iu":
+        raise ValueError(
+            f"codes have dtype={codes.dtype}, which should be an integer type. "
+            "Give the codes that transform returns."
+        )
+    bounds = np.iinfo(np.int32)
+    for value in (codes.min(initial=0), codes.max(initial=0)):
+        if not bounds.min <= value <= bounds.max:
+            raise ValueError(
+                f"codes have the value {value}, which should fit into 32 bits. "
+                "Give the codes that transform returns."
+            )
+    return codes.astype(np.int32)
+
+
 def pack_rows(columns: np.ndarray) -> np.ndarray:
-    """One integer per row, in the order of the rows as tuples; equal rows get equal ones.
+    """One integer per row, equal for equal rows, and in the order of the rows.
 
     Parameters
     ----------

@@ -1,5 +1,6 @@
 """Item keys: integers, strings or other hashable values that name items."""
 
+from collections import Counter
 from collections.abc import Iterable
 from hashlib import blake2b
 from itertools import repeat
@@ -15,6 +16,8 @@ def as_keys(
     keys: Iterable, n_rows: int | None = None, *, name: str = "keys"
 ) -> np.ndarray:
     """Integers as an int64 array, anything else as an array of objects of one type."""
+    if isinstance(keys, str | bytes):
+        raise ValueError(f"{name}={keys!r} should be one key per row. Give a sequence.")
     array = np.asarray(keys) if hasattr(keys, "__array__") else _as_objects(keys)
     if array.ndim != 1:
         raise ValueError(
@@ -28,13 +31,17 @@ def as_keys(
     if len(array) == 0:
         return np.empty(0, dtype=np.int64)
     if array.dtype.kind not in "iu":
-        array = _of_one_type(array.astype(object), name)
+        return _of_one_type(array.astype(object), name)
     if array.dtype == np.uint64 and array.max() >= 2**63:
-        raise ValueError(
-            f"{name} have the value {array.max()}, which should be below 2^63. Give "
-            "such numbers as strings."
-        )
-    return array if array.dtype == object else array.astype(np.int64)
+        raise _too_large(name)
+    return array.astype(np.int64)
+
+
+def _too_large(name: str) -> ValueError:
+    return ValueError(
+        f"{name} have values beyond 64 bits, which should be between -2^63 and 2^63 - "
+        "1. Give such numbers as strings."
+    )
 
 
 def _as_objects(keys: Iterable) -> np.ndarray:
@@ -47,16 +54,17 @@ def _of_one_type(keys: np.ndarray, name: str) -> np.ndarray:
     types = set(map(type, keys))
     if all(issubclass(kind, str) for kind in types):
         return keys if types == {str} else _as_objects(map(str, keys))
-    if all(issubclass(kind, int | np.integer) for kind in types - {bool}):
-        integers = np.array(keys.tolist())
-        if bool not in types and integers.dtype.kind in "iu":
-            return integers
+    if all(issubclass(kind, int | np.integer) and kind is not bool for kind in types):
+        try:
+            return np.array(keys.tolist(), dtype=np.int64)
+        except OverflowError:
+            raise _too_large(name) from None
     names = sorted(kind.__name__ for kind in types)
-    if len(types) > 1 or names[0] in NOT_KEYS or issubclass(*types, np.number):
+    if len(types) > 1 or names[0] in NOT_KEYS or isinstance(keys[0], np.number):
         raise ValueError(
-            f"{name} have values of type {', '.join(names)}, which should be integers "
-            "of 64 bits, strings or hashable values of one type. Fill in what is "
-            "missing and convert the rest."
+            f"{name} have values of type {', '.join(names)}, which should be integers, "
+            "strings or hashable values of one type. Fill in what is missing and "
+            "convert the rest."
         )
     try:
         hash(keys[0])
@@ -90,8 +98,7 @@ def check_distinct(keys: np.ndarray, name: str = "keys") -> None:
     distinct = np.unique(keys) if keys.dtype != object else set(keys)
     if len(distinct) == len(keys):
         return
-    seen: set = set()
-    twice = next(key for key in keys.tolist() if key in seen or seen.add(key))
+    twice = Counter(keys.tolist()).most_common(1)[0][0]
     raise ValueError(
         f"{name} have the value {twice!r} more than once, which should be distinct. "
         "Give every item a key of its own."
@@ -116,7 +123,9 @@ def key_order(keys: np.ndarray) -> np.ndarray:
         )
     hashes = _splitmix64(keys) if keys.dtype != object else _blake2b(keys)
     # The first bits decide, and all of them where these are equal.
-    first, order = stable_sort((hashes >> np.uint64(len(keys).bit_length() + 2)).view("i8"))
+    first, order = stable_sort(
+        (hashes >> np.uint64(len(keys).bit_length() + 2)).view("i8")
+    )
     equal = np.flatnonzero(first[1:] == first[:-1])
     tied = np.union1d(equal, equal + 1)
     check_distinct(keys[order[tied]])
@@ -184,8 +193,8 @@ def pack_keys(keys: np.ndarray) -> dict[str, np.ndarray]:
         return {"keys": keys}
     if kind != "str":
         raise ValueError(
-            f"keys are of type {kind}, which should be integers or strings to be saved. "
-            "Convert them to strings before they are registered."
+            f"keys are of type {kind}, which should be integers or strings to be "
+            "saved. Convert them to strings before they are registered."
         )
     texts = list(map(_encode, keys))
     ends = np.cumsum(np.fromiter(map(len, texts), dtype=np.int64, count=len(texts)))

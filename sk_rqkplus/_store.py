@@ -9,6 +9,8 @@ import hashlib
 import json
 import os
 import re
+import shutil
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from os import PathLike
@@ -19,7 +21,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from sk_rqkplus._files import atomic_write, sync_folder
+from sk_rqkplus._files import sync_file, sync_folder
 
 try:
     import fcntl
@@ -29,10 +31,7 @@ except ImportError:  # Windows
 MANIFEST = "manifest.json"
 # What a save that was killed may leave behind: it is never read, and the next save
 # removes it.
-LEFT_BEHIND = re.compile(
-    r"arrays-[0-9a-f]{16}\.safetensors(\.[0-9a-f]{32}\.tmp)?"
-    r"|manifest\.json\.[0-9a-f]{32}\.tmp"
-)
+LEFT_BEHIND = re.compile(r"arrays-[0-9a-f]{16}\.safetensors|save-[0-9a-f]{32}\.tmp")
 
 
 def digest(arrays: Mapping[str, np.ndarray]) -> str:
@@ -82,35 +81,44 @@ def _write(
     version: int,
 ) -> None:
     _check_target(folder, kind)
-    name = f"arrays-{digest(arrays)[:16]}.safetensors"
+    # Memory of another layout would be written as if it were in C order.
+    ordered = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    name = f"arrays-{digest(ordered)[:16]}.safetensors"
+    # A folder of its own, since the library writes under names of its choice.
+    scratch = folder / f"save-{uuid.uuid4().hex}.tmp"
     try:
-        with atomic_write(folder / name) as temporary:
-            mode = os.stat(temporary).st_mode
-            # Memory of another layout would be written as if it were in C order.
-            save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, temporary)
-            # The library replaces the file by a private one.
-            os.chmod(temporary, mode)
-            size, sha256 = _measure(temporary)
+        scratch.mkdir()
+        save_file(ordered, scratch / name)
+        size, sha256 = _measure(scratch / name)
         content = {
             "kind": kind,
             "version": version,
             "values": dict(values),
             "arrays": {"name": name, "bytes": size, "sha256": sha256},
         }
-        with atomic_write(folder / MANIFEST) as temporary:
-            Path(temporary).write_bytes(_dump(content))
+        (scratch / MANIFEST).write_bytes(_dump(content))
+        # The library's file is private, whatever the umask.
+        os.chmod(scratch / name, os.stat(scratch / MANIFEST).st_mode)
+        for part in (name, MANIFEST):
+            sync_file(scratch / part)
+            os.replace(scratch / part, folder / part)
+            sync_folder(folder)
     finally:
         _remove_left_behind(folder)
 
 
 def _remove_left_behind(folder: Path) -> None:
     """Remove what the manifest, old or new, does not name."""
+    kept = ""
     with suppress(OSError, ValueError, KeyError, TypeError):
-        kept = ""
         if (folder / MANIFEST).exists():
             kept = json.loads((folder / MANIFEST).read_bytes())["arrays"]["name"]
         for name in os.listdir(folder):
-            if LEFT_BEHIND.fullmatch(name) and name != kept:
+            if not LEFT_BEHIND.fullmatch(name) or name == kept:
+                continue
+            if (folder / name).is_dir():
+                shutil.rmtree(folder / name, ignore_errors=True)
+            else:
                 os.unlink(folder / name)
 
 
@@ -144,7 +152,7 @@ def _check_target(folder: Path, kind: str) -> None:
             "folder, an empty one or one that was saved before. Give another path."
         )
     if (folder / MANIFEST).exists():
-        found = _parse(folder).get("kind")
+        found = _parse(folder, (folder / MANIFEST).read_bytes()).get("kind")
         if found != kind:
             raise ValueError(
                 f"path={str(folder)!r} holds a {found}, which should be a {kind} to be "
@@ -170,15 +178,25 @@ def read_store(
             f"path={str(folder)!r} should be a folder that was saved. Check the path."
         )
     while True:
-        content = _read_manifest(folder, kind, version)
+        stamp = _stamp(folder)
         try:
+            content = _read_manifest(folder, kind, version)
             return _read_arrays(folder, **content["arrays"]), content["values"]
         except (KeyError, TypeError) as error:
             raise _damaged(folder, MANIFEST, "lacks an entry") from error
         except (ValueError, OSError):
             # Another process may have saved in between.
-            if _read_manifest(folder, kind, version) == content:
+            if _stamp(folder) == stamp:
                 raise
+
+
+def _stamp(folder: Path) -> tuple[int, ...]:
+    """What changes when a manifest is replaced, be it by one of the same content."""
+    try:
+        stat = os.stat(folder / MANIFEST)
+    except FileNotFoundError:
+        return ()
+    return stat.st_ino, stat.st_mtime_ns
 
 
 def _dump(content: Mapping[str, Any]) -> bytes:
@@ -188,14 +206,9 @@ def _dump(content: Mapping[str, Any]) -> bytes:
     return json.dumps({**content, "sha256": sha256}, indent=2, sort_keys=True).encode()
 
 
-def _parse(folder: Path) -> dict[str, Any]:
+def _parse(folder: Path, raw: bytes) -> dict[str, Any]:
     try:
-        content = json.loads((folder / MANIFEST).read_bytes())
-    except FileNotFoundError:
-        raise ValueError(
-            f"path={str(folder)!r} has no {MANIFEST}, which it should. Check the path: "
-            "nothing was saved there."
-        ) from None
+        content = json.loads(raw)
     except (ValueError, RecursionError) as error:
         raise _damaged(folder, MANIFEST, "is no JSON") from error
     if not isinstance(content, dict):
@@ -204,20 +217,29 @@ def _parse(folder: Path) -> dict[str, Any]:
 
 
 def _read_manifest(folder: Path, kind: str, version: int) -> dict[str, Any]:
-    content = _parse(folder)
+    try:
+        raw = (folder / MANIFEST).read_bytes()
+    except FileNotFoundError:
+        raise ValueError(
+            f"path={str(folder)!r} has no {MANIFEST}, which it should. Check the path: "
+            "nothing was saved there."
+        ) from None
+    content = _parse(folder, raw)
     if content.get("kind") != kind:
         raise ValueError(
             f"path={str(folder)!r} holds a {content.get('kind')}, which should be a "
             f"{kind}. Load it with the class that saved it."
         )
     found = content.get("version")
-    if isinstance(found, int) and found > version:
+    if not isinstance(found, int):
+        raise _damaged(folder, MANIFEST, f"has version={found!r}")
+    if found > version:
         raise ValueError(
             f"path={str(folder)!r} has version={found} of its format, which should be "
             f"<= {version}. Upgrade sk-rqkplus, or save it with an older one."
         )
     unsigned = {key: value for key, value in content.items() if key != "sha256"}
-    if (folder / MANIFEST).read_bytes() != _dump(unsigned):
+    if raw != _dump(unsigned):
         raise _damaged(folder, MANIFEST, "was changed")
     return unsigned
 

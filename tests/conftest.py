@@ -1,16 +1,20 @@
 """Data that several tests share."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import sk_rqkplus
 from sk_rqkplus import RQKMeans
 from sk_rqkplus.datasets import make_catalogue
 
 SHARED = Path(__file__).parents[2] / "shared"
+# Other processes import the package from where this one did.
+PACKAGE_ENV = {**os.environ, "PYTHONPATH": str(Path(sk_rqkplus.__file__).parents[1])}
 
 
 def shared_file(name):

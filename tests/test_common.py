@@ -71,7 +71,7 @@ LAYERS = [
         "metrics",
         "tokens",
     },
-    {"_beam", "_balance", "_deduplicate", "_refine", "scorers"},
+    {"_beam", "_balance", "_deduplicate", "_entries", "_refine", "scorers"},
     {"_residual", "_catalogue"},
     {"_lloyd", "_rqvae", "_compare"},
     {"ids"},

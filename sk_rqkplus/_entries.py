@@ -1,0 +1,167 @@
+"""The table behind a catalogue: 28 bytes per item, sorted by code."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from sk_rqkplus._groups import number_rows, ranges
+from sk_rqkplus._keys import check_same_type
+from sk_rqkplus._sketch import N_SKETCH
+
+MAX_CODE = 2**62
+MAX_ROWS = 2**32
+
+
+@dataclass(frozen=True, eq=False)
+class Entries:
+    """What is known of every item. Items are added by making a new table.
+
+    All but ``keys`` is in the order of the codes, so that the items of a code or of a
+    prefix are neighbours; ``rows`` has their order of registration, that of ``keys``.
+    """
+
+    sizes: tuple[int, ...]
+    codes: np.ndarray
+    sketches: np.ndarray
+    # Last codeword and suffix of the ID, in one number.
+    slots: np.ndarray
+    rows: np.ndarray
+    # Of codes that are too long for a number, which is then a hash.
+    prefixes: np.ndarray
+    keys: np.ndarray | None = None
+
+    @classmethod
+    def none(cls, sizes: Sequence[int]) -> "Entries":
+        """A table of no items."""
+        n_stored = len(sizes) - 1 if math.prod(sizes) > MAX_CODE else 0
+        return cls(
+            sizes=tuple(sizes),
+            codes=np.empty(0, dtype=np.int64),
+            sketches=np.empty((0, N_SKETCH), dtype=np.float32),
+            slots=np.empty(0, dtype=np.int32),
+            rows=np.empty(0, dtype=np.uint32),
+            prefixes=np.empty((0, n_stored), dtype=np.int32),
+        )
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Everything but sizes and keys, by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self)[1:-1]}
+
+    def is_sound(self) -> bool:
+        """Whether types, shapes and order are those that this class makes."""
+        wanted = Entries.none(self.sizes).arrays()
+        return (
+            all(
+                array.dtype == wanted[name].dtype
+                and array.shape == (len(self), *wanted[name].shape[1:])
+                for name, array in self.arrays().items()
+            )
+            and bool((np.diff(self.codes) >= 0).all())
+            and bool((np.sort(self.rows) == np.arange(len(self))).all())
+            and self.slots.min(initial=0) >= 0
+            and (self.keys is None or self.keys.shape == (len(self),))
+        )
+
+    def flatten(self, codes: np.ndarray) -> np.ndarray:
+        """One integer per code; codes of one prefix are neighbours."""
+        prefix = np.zeros(len(codes), dtype=np.int64)
+        room = MAX_CODE // self.sizes[-1]
+        for column, size in zip(codes.T[:-1], self.sizes[:-1], strict=True):
+            # Past 62 bits this is a hash.
+            prefix = (prefix * size + column) % room
+        return prefix * self.sizes[-1] + codes[:, -1]
+
+    def ids(self, entries: np.ndarray | slice) -> np.ndarray:
+        """IDs of some entries."""
+        codes, slots = self.codes[entries], self.slots[entries]
+        ids = np.empty((len(codes), len(self.sizes) + 1), dtype=np.int32)
+        ids[:, -1], ids[:, -2] = np.divmod(slots, self.sizes[-1])
+        if self.prefixes.shape[1]:
+            ids[:, :-2] = self.prefixes[entries]
+            return ids
+        prefix = codes // self.sizes[-1]
+        for level in range(len(self.sizes) - 2, -1, -1):
+            prefix, ids[:, level] = np.divmod(prefix, self.sizes[level])
+        return ids
+
+    def by_row(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """IDs, codes and sketches in the order of registration."""
+        ids = np.empty((len(self), len(self.sizes) + 1), dtype=np.int32)
+        ids[self.rows] = self.ids(slice(None))
+        codes, sketches = ids[:, :-1].copy(), np.empty_like(self.sketches)
+        codes[self.rows, -1] = self.codes % self.sizes[-1]
+        sketches[self.rows] = self.sketches
+        return ids, codes, sketches
+
+    def under(self, prefixes: np.ndarray) -> np.ndarray:
+        """Entries whose code starts with one of some prefixes, and maybe others."""
+        n_known = prefixes.shape[1]
+        if self.prefixes.shape[1] > n_known:
+            return np.arange(len(self))
+        codes = np.zeros((len(prefixes), len(self.sizes)), dtype=np.int64)
+        codes[:, :n_known] = prefixes
+        first = np.unique(self.flatten(codes))
+        start = np.searchsorted(self.codes, first)
+        stop = np.searchsorted(self.codes, first + math.prod(self.sizes[n_known:]))
+        return ranges(start, stop)
+
+    def members(
+        self, prefixes: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rows by ID, and where those of every prefix start and stop among them."""
+        # The last codeword of an ID may differ from that of its code.
+        n_known = min(prefixes.shape[1], len(self.sizes) - 1)
+        inside = prefixes[:, :n_known]
+        inside = inside[((inside >= 0) & (inside < self.sizes[:n_known])).all(axis=1)]
+        entries = self.under(inside)
+        ids = self.ids(entries)[:, : prefixes.shape[1]]
+        number = number_rows(np.concatenate([prefixes, ids]))
+        wanted, found = number[: len(prefixes)], number[len(prefixes) :]
+        rows = self.rows[entries].astype(np.int64)
+        order = np.lexsort((rows, found))
+        start = np.searchsorted(found[order], wanted, side="left")
+        stop = np.searchsorted(found[order], wanted, side="right")
+        return start, stop, rows[order]
+
+    def with_items(
+        self,
+        ids: np.ndarray,
+        codes: np.ndarray,
+        sketches: np.ndarray,
+        keys: np.ndarray | None,
+    ) -> "Entries":
+        """The table with more items, after those that are there."""
+        slots = ids[:, -2] + ids[:, -1].astype(np.int64) * self.sizes[-1]
+        if slots.max(initial=0) > np.iinfo(np.int32).max:
+            raise ValueError(
+                f"suffix={ids[:, -1].max()} should be below "
+                f"{2**31 // self.sizes[-1]}. Remove copies from the rows."
+            )
+        if len(self) + len(ids) > MAX_ROWS:
+            raise ValueError(
+                f"n_rows={len(self) + len(ids)} should be <= {MAX_ROWS}. Split the "
+                "catalogue."
+            )
+        flat = self.flatten(codes)
+        order = np.argsort(flat, kind="stable")
+        at = np.searchsorted(self.codes, flat[order], side="right")
+        new = {
+            "codes": flat,
+            "sketches": sketches,
+            "slots": slots.astype(np.int32),
+            "rows": np.arange(len(self), len(self) + len(ids)).astype(np.uint32),
+            "prefixes": codes[:, : self.prefixes.shape[1]],
+        }
+        joined = {
+            name: np.insert(array, at, new[name][order], axis=0)
+            for name, array in self.arrays().items()
+        }
+        if keys is not None and self.keys is not None and len(self):
+            check_same_type(keys, self.keys)
+            keys = np.concatenate([self.keys, keys])
+        return Entries(self.sizes, **joined, keys=keys)
