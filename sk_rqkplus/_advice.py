@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 # Rules of thumb. docs/report.rst says where each of them comes from.
 COLLAPSE = 0.3
-FEW_ROWS = 10.0
+FEW_ROWS = 4.0
 RANDOM_COLLISIONS = 0.1
 EXCESS_COLLISIONS = 0.3
 DUPLICATES = 0.01
@@ -108,9 +108,9 @@ def _too_large(levels: Sequence[dict], n_items: int) -> Iterator[Advice]:
             f"rows per codeword of a codebook of {largest:,}",
             n_items / largest,
             FEW_ROWS,
-            "So few rows do not determine a codeword: codebooks learn them by heart, "
-            "and new items are reconstructed worse. Choose smaller codebooks, see "
-            "suggest_codebook_sizes.",
+            "Codewords stand for so few rows that codebooks learn them by heart: the "
+            "error of new items is a multiple of that of these rows. Choose smaller "
+            "codebooks, see suggest_codebook_sizes.",
         )
 
 

@@ -14,9 +14,10 @@ from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from sk_rqkplus._balance import fixed_point_distances
 from sk_rqkplus._compat import CallbackSupportMixin, Interval, StrOptions
+from sk_rqkplus._deduplicate import LastDistances
 from sk_rqkplus._residual import centred, decode, encode
 from sk_rqkplus._store import digest
-from sk_rqkplus.ids import Catalogue, LastDistances, deduplicate, sketch
+from sk_rqkplus.ids import Catalogue, deduplicate, sketch
 
 CHUNK_ROWS = 16_384
 # Rounding moves a row that comes through float32 matrix products by about 1e-7 of its

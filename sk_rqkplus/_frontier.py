@@ -15,8 +15,8 @@ from sk_rqkplus import metrics
 from sk_rqkplus._base import CHUNK_ROWS, BaseQuantizer
 from sk_rqkplus._prefixes import group_sizes
 
-# A sample tells the collision rate of so many times as many rows; docs/report.rst has
-# the measured errors. Beyond it is a bound from above.
+# Up to so many times the rows of a sample its collision rate is extrapolated well, see
+# docs/report.rst.
 REACH = 5
 # Share of the rows that are fitted, where there are not enough to hold as many out.
 FITTED = 0.8
@@ -62,18 +62,19 @@ class SizePoint:
 def extrapolate_collisions(codes: np.ndarray, n_samples: int) -> float:
     r"""Expected collision rate of more rows like those of a sample.
 
-    With D codes in use among m rows, of which :math:`f_1` have one row and :math:`f_2`
-    two, n rows are expected to use
+    What a random part of the sample would show is known: with :math:`s_k` rows of code
+    k among m, a share q of the rows is expected to use
 
-    .. math:: D + f_0 \Bigl(1 - \bigl(1 - \tfrac{f_1}{m f_0 + f_1}\bigr)^{n - m}\Bigr),
-        \qquad f_0 = \frac{m - 1}{m} \frac{f_1^2}{2 f_2}
+    .. math:: D(q m) = \sum_k 1 - (1 - q)^{s_k}
 
-    codes, the extrapolation that ecologists use for the number of species.
+    codes. The log-odds of :math:`D(x) / x`, the share of rows that have a code of their
+    own, are nearly straight in :math:`\log x`. They are continued to n rows by the
+    parabola through the whole sample, a half and a quarter of it.
 
     Parameters
     ----------
     codes : ndarray of shape (m, n_levels), int
-        Codes of rows that the model was not fitted to.
+        Codes of a random sample of the rows.
 
     n_samples : int
         Number of rows n, at least m.
@@ -81,30 +82,33 @@ def extrapolate_collisions(codes: np.ndarray, n_samples: int) -> float:
     Returns
     -------
     rate : float
-        Collision rate.
+        Collision rate; that of the sample where it has no collision.
 
     References
     ----------
-    Chao et al., "Rarefaction and extrapolation with Hill numbers", Ecological
-    Monographs 84, 2014, equation 9.
+    Heck et al., "Explicit calculation of the rarefaction diversity measurement and the
+    determination of sufficient sample size", Ecology 56, 1975. The continuation is this
+    project's; docs/report.rst has its errors.
 
     Examples
     --------
-    Without any repetition there is nothing to extrapolate from but luck:
-
     >>> import numpy as np
     >>> from sk_rqkplus._frontier import extrapolate_collisions
-    >>> extrapolate_collisions(np.array([[0], [0], [0], [0]]), 8)
-    0.875
+    >>> codes = np.random.RandomState(0).randint(1000, size=(4000, 1))
+    >>> float(1 - len(np.unique(codes)) / 4000)
+    0.7...
+    >>> extrapolate_collisions(codes[:2000], 4000)
+    0.7...
     """
-    sizes = group_sizes(codes)
-    m, distinct = len(codes), float(len(sizes))
-    once, twice = int((sizes == 1).sum()), int((sizes == 2).sum())
-    unseen = (m - 1) / m * (once**2 / (2 * twice) if twice else once * (once - 1) / 2)
-    if unseen > 0:
-        miss = math.log1p(-once / (m * unseen + once))
-        distinct += -math.expm1((n_samples - m) * miss) * unseen
-    return 1 - distinct / n_samples
+    sizes, m = group_sizes(codes), len(codes)
+    counted = 1 - len(sizes) / m
+    if counted == 0 or n_samples == m:
+        return counted
+    part = np.array([1, 1 / 2, 1 / 4])
+    own = (1 - (1 - part) ** sizes[:, None]).sum(axis=0) / (part * m)
+    parabola = np.polyfit(np.log(part), np.log(own / (1 - own)), 2)
+    log_odds = np.polyval(parabola, math.log(n_samples / m))
+    return max(counted, float(1 / (1 + np.exp(log_odds))))
 
 
 def measure_sizes(

@@ -167,7 +167,7 @@ class Points:
         self, queries: np.ndarray, centre: np.ndarray, wanted: int, dtype: type
     ) -> tuple[np.ndarray, np.ndarray, float]:
         """Rows of least score ``||x||^2 - 2 q.x``, scores, and the largest norm."""
-        scores = np.full((len(queries), wanted), np.inf)
+        scores: np.ndarray = np.full((len(queries), wanted), np.inf, dtype=dtype)
         best = np.zeros((len(queries), wanted), dtype=np.int64)
         largest = 0.0
         queries = (-2 * queries).astype(dtype)
@@ -259,8 +259,9 @@ def fill_rings(
 
 
 def _at_kth(distances: np.ndarray, sizes: np.ndarray, k: int) -> np.ndarray:
-    """Distance at which the number of members reaches k."""
+    """Distance at which the number of members reaches k; infinite if it does not."""
     column = (np.cumsum(sizes, axis=1) < k).sum(axis=1)
+    distances = np.pad(distances, ((0, 0), (0, 1)), constant_values=np.inf)
     return distances[np.arange(len(distances)), column]
 
 
@@ -269,7 +270,8 @@ def _merge(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Least scores of every query so far and of a tile, ties by row number."""
     n_queries, wanted = scores.shape
-    query, column = np.nonzero(tile < scores[:, -1:])
+    # Few scores are less: their places are found faster in the flat array.
+    query, column = np.divmod(np.flatnonzero(tile < scores[:, -1:]), tile.shape[1])
     queries = np.concatenate([np.repeat(np.arange(n_queries), wanted), query])
     values = np.concatenate([scores.ravel(), tile[query, column]])
     rows = np.concatenate([best.ravel(), index[column]])

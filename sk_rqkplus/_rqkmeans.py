@@ -132,6 +132,9 @@ class RQKMeans(BaseQuantizer):
     catalogue_ : Catalogue
         Registry of the IDs that are given, where ``store_catalogue`` is true.
 
+    fingerprint_ : str
+        Digest of the model, which its catalogue has too.
+
     duality_gap_ : ndarray of shape (n_levels,)
         Per balanced level, by how much the total distortion of the balanced assignment
         exceeds a lower bound of the least possible one at most, relative to it; zero

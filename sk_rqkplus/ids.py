@@ -6,7 +6,7 @@ on anybody's codes.
 
 from sk_rqkplus._catalogue import Catalogue, Merge
 from sk_rqkplus._compare import IDChanges, compare_ids
-from sk_rqkplus._deduplicate import LastDistances, deduplicate
+from sk_rqkplus._deduplicate import deduplicate
 from sk_rqkplus._duplicates import CollisionFloor, collision_floor, duplicate_groups
 from sk_rqkplus._sketch import sketch
 
@@ -14,7 +14,6 @@ __all__ = [
     "Catalogue",
     "CollisionFloor",
     "IDChanges",
-    "LastDistances",
     "Merge",
     "collision_floor",
     "compare_ids",

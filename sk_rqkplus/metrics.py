@@ -53,6 +53,8 @@ CHUNK_VALUES = 2**22
 BATCHES = 20
 # Distances that differ by less than this share are the same but for rounding.
 SAME_DISTANCE = 1e-9
+# The sum of the squares of a row of such values is finite in float64.
+LARGEST = 1e100
 
 
 class Estimate(NamedTuple):
@@ -60,7 +62,8 @@ class Estimate(NamedTuple):
 
     The interval says how far the figure of all pairs, or of all queries, of these very
     arrays may be away. It says nothing about other catalogues or other seeds of a fit.
-    Where all of them were looked at, it is the value alone.
+    Where all of them were looked at, it is the value alone; so it is where all values
+    of a sample are the same, although others may differ.
 
     Attributes
     ----------
@@ -131,9 +134,7 @@ def shared_code_rate(codes) -> float:
 
     References
     ----------
-    GPR (arXiv 2511.10138) describes its collision rate as the share of different items
-    that are mapped to the same code, which fits this definition and
-    :func:`collision_rate`.
+    One minus the independent coding rate of OneSearch (arXiv 2509.03236).
 
     Examples
     --------
@@ -193,8 +194,7 @@ def largest_group(codes) -> int:
 
     References
     ----------
-    MiniOneRec (arXiv 2510.24431), whose code prints it as the largest number of
-    conflicts.
+    MiniOneRec (arXiv 2510.24431), whose code prints it.
 
     Examples
     --------
@@ -262,8 +262,8 @@ def perplexity(codes, codebook_sizes=None) -> np.ndarray:
 
     References
     ----------
-    van den Oord et al., "Neural Discrete Representation Learning", 2017, made it the
-    usual figure of codebook use.
+    The usual figure for models after van den Oord et al., "Neural Discrete
+    Representation Learning", 2017.
 
     Examples
     --------
@@ -275,9 +275,6 @@ def perplexity(codes, codebook_sizes=None) -> np.ndarray:
     array([1.  , 0.25])
     """
     values = np.exp(entropy(codes))
-    # Equal shares give an integer but for the rounding of the logarithm.
-    nearest = np.round(values)
-    values = np.where(np.isclose(values, nearest, rtol=1e-14, atol=0), nearest, values)
     if codebook_sizes is None:
         return values
     return values / _check_sizes(_check_codes(codes), codebook_sizes)
@@ -632,8 +629,7 @@ def path_average_similarity(
 
     References
     ----------
-    GPR (arXiv 2511.10138). The paper does not say what has equal weight; a public
-    reimplementation takes ``average="group"``.
+    GPR (arXiv 2511.10138). A public reimplementation takes ``average="group"``.
 
     Examples
     --------
@@ -971,7 +967,6 @@ def distance_correlation(
     value = _spearman(of_codes, of_rows)
     if pairs.weights is not None or np.isnan(value):
         return Estimate(value, value, value)
-    # Pairs come sorted by their first item: every batch takes each 20th of them.
     parts = [slice(batch, None, BATCHES) for batch in range(BATCHES)]
     batches = [_spearman(of_codes[part], of_rows[part]) for part in parts]
     return _interval(value, float(np.std(batches, ddof=1)) / BATCHES**0.5, BATCHES)
@@ -997,10 +992,10 @@ def _check_codes(codes: Any, **params: int) -> np.ndarray:
 
 def _check_sizes(codes: np.ndarray, codebook_sizes: Any) -> np.ndarray:
     sizes = np.asarray(codebook_sizes)
-    if sizes.shape != (codes.shape[1],):
+    if sizes.shape != (codes.shape[1],) or sizes.dtype.kind not in "iu":
         raise ValueError(
             f"codebook_sizes={codebook_sizes!r} should have n_levels={codes.shape[1]} "
-            "values. Give one size per column of codes."
+            "values, all int. Give one size per column of codes."
         )
     if (codes.max(axis=0) >= sizes).any():
         raise ValueError(
@@ -1011,7 +1006,14 @@ def _check_sizes(codes: np.ndarray, codebook_sizes: Any) -> np.ndarray:
 
 
 def _check_X(X: Any, name: str = "X", **params: int) -> np.ndarray:
-    return check_array(X, dtype=[np.float64, np.float32], input_name=name, **params)
+    X = check_array(X, dtype=[np.float64, np.float32], input_name=name, **params)
+    largest = max(-float(X.min()), float(X.max()))
+    if largest > LARGEST:
+        raise ValueError(
+            f"{name} has values up to {largest:.0e} in size, which should be <= "
+            f"{LARGEST:.0e}. Scale the rows: squares of such values are not finite."
+        )
+    return X
 
 
 def _check_lengths(name: str, array: np.ndarray, of: str, other: np.ndarray) -> None:

@@ -19,7 +19,7 @@ __all__ = ["CodebookSuggestion", "suggest_codebook_sizes"]
 
 # Sizes that are tried: the largest powers of two that leave so many rows per codeword.
 N_CANDIDATES = 6
-LEAST_ROWS = 5
+LEAST_ROWS = 4
 # Sizes from where on none lowers the held-out error by this share are too large.
 GAIN = 0.01
 
@@ -140,7 +140,7 @@ def suggest_codebook_sizes(
 
     candidates : sequence, default=None
         Sizes to try: ints for equal levels, or one tuple of ``n_levels`` ints each.
-        None tries up to six powers of two, the largest of which leaves at least five
+        None tries up to six powers of two, the largest of which leaves at least four
         fitted rows per codeword.
 
     estimator : RQKMeans or RQKMeansPlus, default=None
@@ -178,7 +178,7 @@ def suggest_codebook_sizes(
     -----
     UserWarning
         If there are more than five times as many rows as are encoded: collision rates
-        are then bounds from above.
+        are then uncertain.
 
     Notes
     -----
@@ -204,8 +204,7 @@ def suggest_codebook_sizes(
     if len(X) > REACH * n_encoded:
         warnings.warn(
             f"n_samples={len(X)} should be <= {REACH * n_encoded}, which is {REACH} "
-            "times max_encoded. Collision rates are bounds from above; raise "
-            "max_encoded for closer ones.",
+            "times max_encoded. Raise max_encoded: collision rates are uncertain.",
             stacklevel=2,
         )
     points = list(

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from conftest import PACKAGE_ENV
 from numpy.testing import assert_array_equal
+from sklearn.decomposition import PCA
+from sklearn.pipeline import make_pipeline
 
 from sk_rqkplus import RQKMeans, _catalogue
 from sk_rqkplus.ids import Catalogue, deduplicate, duplicate_groups, sketch
@@ -899,6 +901,21 @@ def test_predict_with_keys_does_not_depend_on_the_order_of_rows(X, store_catalog
     ids = rq.predict(X, keys=keys)
     order = np.random.RandomState(0).permutation(600)
     assert_array_equal(rq.predict(X[order], keys=keys[order]), ids[order])
+
+
+def test_keys_go_through_a_pipeline(X):
+    model = make_pipeline(PCA(8), RQKMeans((8, 8), random_state=0)).fit(X)
+    keys = np.array([f"item-{i}" for i in range(len(X))])
+    model[-1].catalogue_.set_keys(keys)
+    order = np.random.RandomState(0).permutation(len(X))
+    found = model.predict(X[order], keys=keys[order])
+    assert_array_equal(found, model[-1].ids_[order])
+    assert_array_equal(model.predict(X), model[-1].ids_)
+
+
+def test_keys_that_the_catalogue_lacks_are_refused(X, fitted):
+    with pytest.raises(ValueError, match="the 600 items of the catalogue have none"):
+        fitted.predict(X, keys=range(600))
 
 
 def test_the_fingerprint_is_that_of_the_model(X, fitted):

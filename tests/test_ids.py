@@ -454,6 +454,7 @@ def test_keys_are_integers_or_objects(keys, expected):
 @pytest.mark.parametrize(
     "keys, error, message",
     [
+        ("ab", ValueError, "keys='ab' should be one key per row"),
         ([1.0, 2.0], ValueError, "values of type float, which should be integers"),
         (np.float32([1, 2]), ValueError, "values of type float, which should be"),
         ([None, None], ValueError, "values of type NoneType"),

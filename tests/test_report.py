@@ -255,7 +255,7 @@ def test_no_advice_where_nothing_is_wrong():
     "topic, below, at",
     [
         ("collapse", {"perplexity": 29.9}, {"perplexity": 30.0}),
-        ("codebooks too large", {"n_items": 999}, {"n_items": 1000}),
+        ("codebooks too large", {"n_items": 399}, {"n_items": 400}),
         ("codebooks too small", {"baseline": 0.101}, {"baseline": 0.1}),
         ("crowded codes", {"value": 0.312}, {"value": 0.309}),
         ("mixed lengths", {"suffix": 0.001}, {"suffix": 0.0}),

@@ -2,6 +2,7 @@
 
 import json
 from itertools import product
+from math import exp, log
 
 import numpy as np
 import pytest
@@ -44,16 +45,23 @@ def test_no_further_rows_is_the_collision_rate():
 
 
 def test_extrapolation_by_hand():
-    # Counts 3, 2, 1, 1 of m = 7 rows: f1 = 2, f2 = 1, so f0 = 6/7 * 4/2 = 12/7, and a
-    # new row is of a new code with chance f1 / (m f0 + f1) = 2/14 of f0, the next less.
-    codes = np.array([[0], [0], [0], [1], [1], [2], [3]])
-    distinct = 4 + 12 / 7 * (1 - (1 - 1 / 7) ** 3)
-    assert extrapolate_collisions(codes, 10) == pytest.approx(1 - distinct / 10)
+    # Counts 2, 1, 1 of m = 4. The whole uses 3 codes, a half is expected to use
+    # 1 - 1/4 + 2 * 1/2 = 7/4, a quarter 1 - 9/16 + 2 * 1/4 = 15/16: shares 3/4, 7/8 and
+    # 15/16, with odds 3, 7 and 15.
+    codes = np.array([[0], [0], [1], [2]])
+    # The parabola through log 3, log 7 and log 15 at steps 0, -1 and -2, at step 1:
+    log_odds = 3 * log(3) - 3 * log(7) + log(15)
+    expected = 1 / (1 + exp(log_odds))
+    assert extrapolate_collisions(codes, 8) == pytest.approx(expected)
 
 
-def test_codes_that_all_repeat_are_all_the_codes_there_are():
-    codes = np.array([[0], [0], [1], [1]])
-    assert extrapolate_collisions(codes, 100) == pytest.approx(1 - 2 / 100)
+def test_nothing_is_known_without_a_collision():
+    assert extrapolate_collisions(np.arange(5)[:, None], 10) == 0
+
+
+def test_one_code_for_all():
+    codes = np.zeros((64, 1), dtype=int)
+    assert extrapolate_collisions(codes, 320) == pytest.approx(1 - 1 / 320, abs=1e-3)
 
 
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
@@ -62,8 +70,8 @@ def test_extrapolation_of_draws_from_known_shares(power, factor):
     share = 1 / np.arange(1, 2001) ** power
     share /= share.sum()
     rng = np.random.RandomState(0)
-    codes = rng.choice(len(share), size=(1500, 1), p=share)
-    n = 1500 * factor
+    codes = rng.choice(len(share), size=(6000, 1), p=share)
+    n = 6000 * factor
     expected = 1 - (1 - (1 - share) ** n).sum() / n
     assert extrapolate_collisions(codes, n) == pytest.approx(expected, abs=0.02)
 
