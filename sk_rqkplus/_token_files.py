@@ -1,6 +1,6 @@
 """What files of IDs have in common: columns, keys of items, errors."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,10 @@ def given_item_ids(
     """Keys of so many items; None numbers them."""
     if item_ids is None:
         return list(range(n_items))
+    if isinstance(item_ids, str | bytes) or not isinstance(item_ids, Iterable):
+        raise TypeError(
+            f"item_ids={item_ids!r} should be a sequence. Give one key per row."
+        )
     keys = item_ids.tolist() if hasattr(item_ids, "tolist") else list(item_ids)
     if len(keys) != n_items:
         raise ValueError(

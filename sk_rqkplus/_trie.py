@@ -2,6 +2,7 @@
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from operator import index
 
 import numpy as np
@@ -327,13 +328,12 @@ def prefix_allowed_tokens_fn(
             f"{prompt_length=} and {start_token_id=} should not be given both, nor "
             "neither. Give the one that says where IDs begin."
         )
-    if prompt_length is not None and prompt_length < 0:
-        raise ValueError(
-            f"{prompt_length=} should be >= 0. Give input_ids.shape[1] of the prompts."
-        )
     largest = max((int(tokens.max(initial=-1)) for tokens in trie.tokens), default=-1)
     if token_ids is not None:
         token_ids = _check_token_ids(token_ids, largest)
+    _check_int("eos_token_id", eos_token_id)
+    _check_int("prompt_length", 0 if prompt_length is None else prompt_length)
+    _check_int("start_token_id", 0 if start_token_id is None else start_token_id)
     for name, token in (
         ("eos_token_id", eos_token_id),
         ("start_token_id", start_token_id),
@@ -344,6 +344,14 @@ def prefix_allowed_tokens_fn(
                 "tokenizer, or build the tree with start=len(tokenizer)."
             )
     return _AllowedTokens(trie, token_ids, eos_token_id, prompt_length, start_token_id)
+
+
+def _check_int(name: str, value: int) -> None:
+    if not isinstance(value, Integral) or value < 0:
+        raise ValueError(
+            f"{name}={value!r} should be an int >= 0. Give that of the tokenizer, or "
+            "input_ids.shape[1] as the length of the prompts."
+        )
 
 
 def _check_token_ids(token_ids: Sequence[int] | np.ndarray, largest: int) -> np.ndarray:

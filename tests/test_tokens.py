@@ -602,6 +602,12 @@ def test_bad_keys_are_named(tmp_path, write, item_ids, message):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("item_ids", ["abc", 5, b"abc"])
+def test_one_key_is_no_sequence_of_keys(tmp_path, item_ids):
+    with pytest.raises(TypeError, match="should be a sequence. Give one key per row"):
+        write_jsonl(tmp_path / "file", IDS, item_ids=item_ids)
+
+
 def test_keys_may_be_any_array():
     for keys in (
         np.array(["x", "y", "z"]),

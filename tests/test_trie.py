@@ -174,7 +174,13 @@ def test_allowed_tokens_after_a_start_token():
             {"prompt_length": 1, "start_token_id": 2},
             "prompt_length=1 and start_token_id",
         ),
-        ({"prompt_length": -1}, "prompt_length=-1 should be >= 0"),
+        ({"prompt_length": -1}, "prompt_length=-1 should be an int >= 0"),
+        ({"prompt_length": 1.5}, "prompt_length=1.5 should be an int >= 0"),
+        ({"start_token_id": "<s>"}, "start_token_id='<s>' should be an int >= 0"),
+        (
+            {"prompt_length": 0, "eos_token_id": None},
+            "eos_token_id=None should be an int >= 0",
+        ),
         (
             {"prompt_length": 0, "eos_token_id": 10},
             "eos_token_id=10 should be no token of an ID",
