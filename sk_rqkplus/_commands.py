@@ -11,6 +11,7 @@ from sklearn.pipeline import Pipeline
 from tabulate import tabulate
 
 from sk_rqkplus import RQKMeans, RQKMeansPlus, metrics
+from sk_rqkplus._base import column_means
 from sk_rqkplus._cli_files import (
     MODEL_FILE,
     IDs,
@@ -266,7 +267,9 @@ def _figures(estimator, X):
     sizes = [len(book) for book in estimator.codebooks_]
     codes, ids = estimator.codes_, estimator.ids_
     share = metrics.perplexity(codes) / sizes
-    variance = float(np.var(X, axis=0, dtype=np.float64).mean())
+    # X may be a mapped file: a chunk of it at a time.
+    means = np.broadcast_to(column_means(X), X.shape)
+    variance = metrics.reconstruction_mse(X, means)
     error = -estimator.score(X)
     rows = [
         ("codebook sizes", " x ".join(map(str, sizes))),
