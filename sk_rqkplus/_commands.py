@@ -31,6 +31,7 @@ from sk_rqkplus._files import atomic_write
 from sk_rqkplus._matrix_files import read_column, read_matrix
 from sk_rqkplus._progress import is_watched, waiting
 from sk_rqkplus._token_files import check_item_ids
+from sk_rqkplus.ids import collision_floor, compare_ids
 from sk_rqkplus.tokens import write_index_json
 
 ESTIMATORS = {"rqkmeans": RQKMeans, "rqkmeans-plus": RQKMeansPlus}
@@ -69,6 +70,7 @@ def fit(args: Namespace) -> None:
             f"--item-ids {args.item_ids} should come with --store-catalogue True. "
             "Leave one of them out."
         )
+    print(collision_floor(X), flush=True)
     estimator.fit(X)
     if item_ids is not None:
         estimator.catalogue_.set_keys(item_ids)
@@ -127,8 +129,6 @@ def export(args: Namespace) -> None:
 
 def compare(args: Namespace) -> None:
     """Print what share of IDs and of prefixes changed."""
-    from sk_rqkplus.ids import compare_ids
-
     old, new = (
         read_ids(path, args.n_levels, _layout(args)) for path in (args.old, args.new)
     )

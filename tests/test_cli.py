@@ -59,6 +59,7 @@ def test_fit_and_encode(X, files, capsys):
     ids = read_index_json(files / "index.json", n_levels=2, base=1)
     assert_array_equal(ids, RQKMeans((8, 8), random_state=0).fit(X).ids_)
     printed = capsys.readouterr()
+    assert printed.out.startswith("0 of 600 rows (0.00%) are copies of others: so many")
     assert "collision rate of the IDs     0.0%" in printed.out
     assert "RQKMeans: 100%" in printed.err
 
