@@ -13,6 +13,7 @@ from tabulate import tabulate
 from sk_rqkplus._base import BaseQuantizer
 from sk_rqkplus._frontier import REACH, SizePoint, fitted_rows, measure_sizes
 from sk_rqkplus._rqkmeans import RQKMeans
+from sk_rqkplus._text import sizes_text
 from sk_rqkplus.plotting import CodebookSizeDisplay
 
 __all__ = ["CodebookSuggestion", "suggest_codebook_sizes"]
@@ -63,7 +64,7 @@ class CodebookSuggestion:
         rows = [
             [
                 "*" if point.codebook_sizes == self.codebook_sizes else "",
-                _text(point.codebook_sizes),
+                sizes_text(point.codebook_sizes),
                 f"{point.rows_per_codeword:,.1f}",
                 f"{point.collision_rate:.1%}",
                 f"{point.error:.4g}",
@@ -252,7 +253,7 @@ def choose(
     sound = points[:n_sound]
     enough = [point for point in sound if point.collision_rate <= max_collision_rate]
     chosen = enough[0] if enough else min(sound, key=lambda point: point.error)
-    name = _text(chosen.codebook_sizes)
+    name = sizes_text(chosen.codebook_sizes)
     if enough:
         reason = (
             f"{name} is the smallest size with a collision rate of at most "
@@ -268,7 +269,7 @@ def choose(
         )
     if n_sound < len(points):
         reason += (
-            f" From {_text(points[n_sound].codebook_sizes)} on the held-out error "
+            f" From {sizes_text(points[n_sound].codebook_sizes)} on the held-out error "
             f"falls by less than {GAIN:.0%}: codewords learn their rows by heart."
         )
     return chosen.codebook_sizes, reason
@@ -315,11 +316,6 @@ def resolve_candidates(
             "example [64, 128, 256]."
         )
     return sorted(resolved, key=lambda sizes: (np.prod(sizes, dtype=float), sizes))
-
-
-def _text(sizes: Sequence[int]) -> str:
-    """Codebook sizes such as 256 x 256 x 256."""
-    return " x ".join(map(str, sizes))
 
 
 def _check(

@@ -16,6 +16,7 @@ from sk_rqkplus._frontier import (
     fitted_rows,
     measure_sizes,
 )
+from sk_rqkplus._text import sizes_text
 from sk_rqkplus.datasets import make_catalogue
 from sk_rqkplus.model_selection import (
     choose,
@@ -144,7 +145,7 @@ def test_too_large_codebooks_show():
     assert large.fitted_error < small.fitted_error / 2
     assert large.error > small.error * 0.99
     assert suggestion.codebook_sizes == (1, 1)
-    assert "From 120 x 120 on the held-out error falls by less than 1%" in (
+    assert "From 2 × 120 on the held-out error falls by less than 1%" in (
         suggestion.reason
     )
 
@@ -193,7 +194,7 @@ def test_the_smallest_size_with_few_collisions():
     sizes, reason = choose(points, 0.2)
     assert sizes == (2,)
     assert (
-        "2 is the smallest size with a collision rate of at most 20%: 20.0%" in reason
+        "1 × 2 is the smallest size with a collision rate of at most 20%: 20.0%" in reason
     )
 
 
@@ -210,7 +211,7 @@ def test_a_size_that_lowers_the_error_no_further_is_not_recommended():
     points = [point(1, 0.9, 4.0), point(2, 0.5, 3.0), point(4, 0.1, 2.98)]
     sizes, reason = choose(points, 0.2)
     assert sizes == (2,)
-    assert "From 4 on the held-out error falls by less than 1%" in reason
+    assert "From 1 × 4 on the held-out error falls by less than 1%" in reason
     assert choose([*points[:2], point(4, 0.1, 2.96)], 0.2)[0] == (4,)
     # A step without a gain does not count where a later one has one.
     assert choose([*points, point(8, 0.05, 2.5)], 0.2)[0] == (4,)
@@ -241,7 +242,7 @@ def test_text_and_dictionary(suggestion):
     assert text.endswith(suggestion.reason)
     marked = [line for line in text.splitlines() if line.startswith("*")]
     assert len(marked) == 1
-    assert " x ".join(map(str, suggestion.codebook_sizes)) in marked[0]
+    assert sizes_text(suggestion.codebook_sizes) in marked[0]
     plain = json.loads(json.dumps(suggestion.to_dict(), allow_nan=False))
     assert plain["points"][0]["codebook_sizes"] == [4, 4]
 
