@@ -17,9 +17,10 @@ from skorch.callbacks import Callback, EarlyStopping
 
 from sk_rqkplus import RQKMeans, RQKMeansPlus
 from sk_rqkplus._codebook_files import write_codebooks
-from sk_rqkplus._rqvae import MLP, Dropout, sinkhorn
+from sk_rqkplus._networks import MLP, Dropout, sinkhorn
 from sk_rqkplus._threads import one_thread
-from sk_rqkplus._training import Rows, gradient_norm, learning_rate
+from sk_rqkplus._callbacks import gradient_norm, learning_rate
+from sk_rqkplus._training import Rows
 from sk_rqkplus.metrics import collision_rate
 from sk_rqkplus.scorers import SCORERS
 
@@ -30,6 +31,7 @@ def plus(**params):
         "hidden_layer_sizes": (32,),
         "max_epochs": 30,
         "batch_size": 128,
+        "augment": "none",
         "eval_every": 5,
         "random_state": 0,
     }
