@@ -499,6 +499,7 @@ class BaseAutoencoder(BaseQuantizer):
         if accelerator is not None:
             make, first = make_accelerated_net, (accelerator,)
         fast = self.precision == "auto" and can_bfloat16(device)
+        encoder_lr = self.lr * getattr(self, "encoder_lr_ratio", 1.0)
         return make(
             module,
             *first,
@@ -507,6 +508,8 @@ class BaseAutoencoder(BaseQuantizer):
             bfloat16=fast or self.precision == "bfloat16",
             optimizer=OPTIMIZERS[self.optimizer],
             optimizer__weight_decay=self.weight_decay,
+            # With a star in front: several processes put a prefix there.
+            optimizer__param_groups=[("*encoder.*", {"lr": encoder_lr})],
             lr=self.lr,
             max_epochs=self.max_epochs,
             batch_size=self.batch_size,

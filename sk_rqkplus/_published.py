@@ -99,6 +99,7 @@ def read_published(
 def _load(path: str | PathLike) -> dict:
     """Read the file with an unpickler that admits tensors and the Namespace alone."""
     admitted = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
     torch.serialization.add_safe_globals([argparse.Namespace])
     try:
         file = torch.load(Path(path), map_location="cpu", weights_only=True)

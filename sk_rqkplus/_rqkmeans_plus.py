@@ -8,6 +8,7 @@ from sklearn.base import clone
 from sklearn.utils.validation import check_memory
 
 from sk_rqkplus._autoencoder import BaseAutoencoder
+from sk_rqkplus._base import NON_NEGATIVE
 from sk_rqkplus._codebook_files import read_codebooks
 from sk_rqkplus._compat import HasMethods, StrOptions
 from sk_rqkplus._networks import MLP, ResidualMLP
@@ -98,6 +99,10 @@ class RQKMeansPlus(BaseAutoencoder):
 
     lr : float, default=1e-3
         Learning rate after the warm-up.
+
+    encoder_lr_ratio : float, default=0.1
+        Learning rate of the encoder over that of codewords and decoder. Codewords that
+        follow an encoder which moves fast describe unseen rows worse.
 
     weight_decay : float, default=0.0
         Weight decay of the optimizer.
@@ -254,6 +259,7 @@ class RQKMeansPlus(BaseAutoencoder):
         "codebooks": [HasMethods("fit"), "array-like", str, PathLike, None],
         "rqkmeans": [HasMethods("fit"), None],
         "memory": [str, PathLike, HasMethods("cache"), None],
+        "encoder_lr_ratio": [NON_NEGATIVE],
     }
 
     _published = {
@@ -263,6 +269,7 @@ class RQKMeansPlus(BaseAutoencoder):
         "balance": "none",
         "augment": "none",
         "revive_dead": False,
+        "encoder_lr_ratio": 1.0,
         "dedup": "suffix",
     }
     _epoch_0 = "the fit is that of RQKMeans"
@@ -289,6 +296,7 @@ class RQKMeansPlus(BaseAutoencoder):
         revive_dead=True,
         optimizer="adamw",
         lr=1e-3,
+        encoder_lr_ratio=0.1,
         weight_decay=0.0,
         lr_schedule="cosine",
         warmup_epochs=5,
@@ -330,6 +338,7 @@ class RQKMeansPlus(BaseAutoencoder):
         self.revive_dead = revive_dead
         self.optimizer = optimizer
         self.lr = lr
+        self.encoder_lr_ratio = encoder_lr_ratio
         self.weight_decay = weight_decay
         self.lr_schedule = lr_schedule
         self.warmup_epochs = warmup_epochs

@@ -63,7 +63,9 @@ def mlp(P, buffers, prefix, X, n_layers, batch_norm):
     width = 4 if batch_norm else 3
     for i in range(n_layers):
         X = F.linear(
-            X, P[f"{prefix}.{width * i + 1}.weight"], P[f"{prefix}.{width * i + 1}.bias"]
+            X,
+            P[f"{prefix}.{width * i + 1}.weight"],
+            P[f"{prefix}.{width * i + 1}.bias"],
         )
         if i == n_layers - 1:
             return X
@@ -169,7 +171,9 @@ def test_every_step_of_the_published_rule(X, kind, case):
     config = {**DEFAULTS, **CASES[case]}
     rows = X[:400] - X.mean(axis=0)
     published = {"gradient": "ste", "balance": "none", "augment": "none"}
-    special = {"decoder": "mlp"} if kind is RQKMeansPlus else {"latent_dim": 6}
+    special = {"latent_dim": 6}
+    if kind is RQKMeansPlus:
+        special = {"decoder": "mlp", "encoder_lr_ratio": 1.0}
     model = kind(
         SIZES,
         hidden_layer_sizes=HIDDEN,

@@ -30,6 +30,7 @@ def run(industrial, trace):
         gradient="ste",
         balance="none",
         precision="float32",
+        encoder_lr_ratio=1.0,
         hidden_layer_sizes=config["hidden_layer_sizes"],
         max_epochs=config["epochs"],
         **{
