@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from skorch import NeuralNet
 from skorch.callbacks import EarlyStopping
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from sk_rqkplus._augment import Mixtures
@@ -110,6 +110,10 @@ class Rows:
         return self._centred(slice(None, None, -(-len(self.X) // SAMPLE_ROWS)))
 
 
+class NoCriterion:
+    """Stands where skorch wants a criterion: the net computes its loss itself."""
+
+
 class RQVAENet(NeuralNet):
     """Trains an RQVAEModule.
 
@@ -138,7 +142,7 @@ class RQVAENet(NeuralNet):
     ):
         super().__init__(
             module,
-            criterion=nn.Identity,
+            criterion=NoCriterion,
             train_split=None,
             verbose=0,
             **options,

@@ -105,7 +105,7 @@ def test_a_collapse_is_told_once():
         watch({"epoch": 0, "perplexity": [8.0, 6.0]}, None)
         watch({"epoch": 5, "perplexity": [4.0, 3.1]}, None)
     with pytest.warns(
-        UserWarning, match=r"level 1 collapses: its perplexity=2.9 at ep"
+        UserWarning, match="level 1 collapses: its perplexity=2.9 at"
     ):
         watch({"epoch": 10, "perplexity": [4.0, 2.9]}, None)
     with warnings.catch_warnings():

@@ -62,11 +62,8 @@ def mlp(P, buffers, prefix, X, n_layers, batch_norm):
     """Dropout(0), Linear, and between the layers batch norm and ReLU."""
     width = 4 if batch_norm else 3
     for i in range(n_layers):
-        X = F.linear(
-            X,
-            P[f"{prefix}.{width * i + 1}.weight"],
-            P[f"{prefix}.{width * i + 1}.bias"],
-        )
+        name = f"{prefix}.{width * i + 1}"
+        X = F.linear(X, P[f"{name}.weight"], P[f"{name}.bias"])
         if i == n_layers - 1:
             return X
         if batch_norm:
@@ -156,7 +153,7 @@ def oracle(X, weights, config, residual):
 def determined(state):
     """Leave out what batch norm cancels: biases before it, and running means of them.
 
-    The gradient of such a bias is nothing but rounding, which Adam scales to full steps.
+    The gradient of such a bias is nothing but rounding, which Adam scales up.
     """
     state = dict(state)
     for key in [key for key in state if key.endswith("running_mean")]:

@@ -1,4 +1,4 @@
-"""RQVAE: a random start, k-means of its latents, and the methods all estimators have."""
+"""RQVAE: a random start, k-means of its latents, and what all estimators do."""
 
 import joblib
 import numpy as np
