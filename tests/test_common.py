@@ -47,7 +47,8 @@ def test_more_of_the_contract(estimator, check):
 
 
 LAYERS = [
-    {"_compat", "_extras", "_files", "_threads"},
+    {"_compat", "_extras", "_files", "_pairs", "_prefixes", "_threads"},
+    {"_neighbours"},
     {
         "_nearest",
         "_augment",
