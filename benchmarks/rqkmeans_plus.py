@@ -236,9 +236,8 @@ def our_steps(X, precision, n_epochs=3):
         start = time.perf_counter()
         net.partial_fit(rows, epochs=1)
         best = min(best, time.perf_counter() - start)
-    losses = [
-        batch["train_loss"] for epoch in net.history for batch in epoch["batches"]
-    ]
+    batches = [batch for epoch in net.history for batch in epoch["batches"]]
+    losses = [batch["train_loss"] for batch in batches]
     return best / len(rows), losses
 
 
@@ -307,9 +306,8 @@ def large():
     import importlib.util
     import tempfile
 
-    spec = importlib.util.spec_from_file_location(
-        "make_large", SHARED / "make_large.py"
-    )
+    path = SHARED / "make_large.py"
+    spec = importlib.util.spec_from_file_location("make_large", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     with tempfile.TemporaryDirectory() as folder:
@@ -368,11 +366,8 @@ def in_the_meantime(run):
 
 
 def mean_of(rows, **label):
-    keys = [key for key in rows[0] if key not in label]
-    return {
-        **label,
-        **{key: float(np.mean([row[key] for row in rows])) for key in keys},
-    }
+    columns = {key: [row[key] for row in rows] for key in rows[0] if key not in label}
+    return {**label, **{key: float(np.mean(v)) for key, v in columns.items()}}
 
 
 SECTIONS = {f.__name__: f for f in (fitted, held_out, step, loop, large)}

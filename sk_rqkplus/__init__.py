@@ -1,8 +1,9 @@
 """Semantic IDs from item embeddings, with scikit-learn estimators.
 
 ``RQKMeans`` learns residual k-means codebooks; ``RQKMeansPlus`` fine-tunes them inside
-a residual autoencoder; ``RQVAE`` is the classic baseline. ``transform`` returns codes, ``predict`` unique IDs, and
-``sk_rqkplus.tokens`` writes them as the tokens that generative recommenders train on.
+a residual autoencoder; ``RQVAE`` is the classic baseline. ``transform`` returns codes,
+``predict`` unique IDs, and ``sk_rqkplus.tokens`` writes them as the tokens that
+generative recommenders train on.
 """
 
 from sk_rqkplus._rqkmeans import RQKMeans

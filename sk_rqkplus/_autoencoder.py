@@ -21,9 +21,9 @@ from sk_rqkplus._callbacks import (
     ClipGradient,
     KeepBest,
     StopOnNaN,
+    TendCodewords,
     WarnOfCollapse,
     learning_rate,
-    revive,
     schedule_callback,
     summarise,
 )
@@ -323,22 +323,25 @@ class BaseAutoencoder(BaseQuantizer):
             process=accelerator.process_index if accelerator else 0,
             n_processes=accelerator.num_processes if accelerator else 1,
         )
-        keeper = self._make_keeper(data, accelerator)
         reproducible = self.random_state is not None and device.type == "cpu"
         with (
             one_thread() if reproducible else nullcontext(),
             progress(self, self.max_epochs, "epoch") as tick,
         ):
             callbacks = [
-                AtEpochEnd(lambda net: self._update_prices(data.rows, net.networks)),
-                keeper,
-                AtEpochEnd(lambda net: self._revive(net, rows), self.eval_every),
+                self._make_keeper(data, accelerator),
+                TendCodewords(
+                    self._balanced_levels(),
+                    every=self.eval_every,
+                    revive_dead=self.revive_dead,
+                    sample=rows.sample,
+                ),
                 AtEpochEnd(lambda net: tick(loss=net.history[-1, "train_loss"])),
             ]
             net = self._make_net(module, device, callbacks, len(rows), accelerator)
             net.fit(rows)
-        self._restore_best(X, data, keeper)
-        return summarise(net.history, keeper.figures_)
+        self._restore_best(X, data, callbacks[0])
+        return summarise(net.history, callbacks[0].figures_)
 
     def _make_keeper(self, data, accelerator):
         """Callback that scores epochs and keeps the best."""
@@ -352,6 +355,9 @@ class BaseAutoencoder(BaseQuantizer):
 
         def evaluate(net):
             """Score the module as it stands."""
+            # Epoch 0 keeps the prices of the start, to the last bit.
+            if len(net.history):
+                self._update_prices(data.rows, net.networks)
             self._adopt(_snapshot(net.networks))
             return self._figures(data)
 
@@ -363,12 +369,6 @@ class BaseAutoencoder(BaseQuantizer):
             patience=self.patience,
             observers=observers,
         )
-
-    def _revive(self, net, rows):
-        """Revive dead codewords between two evaluations, and count them."""
-        if self.revive_dead and len(net.history) < self.max_epochs:
-            sample = rows.sample().to(next(net.networks.parameters()).device)
-            net.history.record("n_revived", revive(net, sample))
 
     def _figures(self, data):
         """Figures of the model as it stands."""
@@ -433,10 +433,9 @@ class BaseAutoencoder(BaseQuantizer):
         )
 
     def _balanced_levels(self):
-        """Numbers of the levels that are balanced and can be."""
-        flags = self._resolve_balance(len(self.codebooks_))
-        books = zip(flags, self.codebooks_, strict=True)
-        return [i for i, (flag, book) in enumerate(books) if flag and len(book) > 1]
+        """Numbers of the levels that are balanced."""
+        flags = self._resolve_balance(len(self.codebook_sizes))
+        return [level for level, flag in enumerate(flags) if flag]
 
     @torch.no_grad()
     def _update_prices(self, X, module, *, exact=False):
@@ -452,7 +451,7 @@ class BaseAutoencoder(BaseQuantizer):
         for level in range(max(balanced) + 1):
             layer = layers[level]
             book = layer.embedding.weight.detach()
-            if level in balanced:
+            if level in balanced and len(book) > 1:
                 layer.prices = balance_prices(
                     left, book, 0.0, layer.prices, exact=exact
                 ).prices

@@ -7,6 +7,9 @@ import numpy as np
 import torch
 from skorch.callbacks import Callback, LRScheduler
 
+# Step of the prices between two evaluations, over the mean squared norm of codewords.
+PRICE_STEP = 0.02
+
 
 class StopTraining(Exception):
     """Ends the training loop without an error."""
@@ -71,24 +74,20 @@ def gradient_norm(gradients: list[torch.Tensor]) -> float:
 
 
 class AtEpochEnd(Callback):
-    """Call a function at the end of epochs.
+    """Call a function at the end of every epoch.
 
     Parameters
     ----------
     function : callable
         Called with the net; ends the training when it returns true.
-
-    every : int, default=1
-        Epochs between two calls.
     """
 
-    def __init__(self, function, every=1):
+    def __init__(self, function):
         self.function = function
-        self.every = every
 
     def on_epoch_end(self, net, **kwargs):
         """Call the function."""
-        if len(net.history) % self.every == 0 and self.function(net):
+        if self.function(net):
             raise StopTraining
 
 
@@ -186,37 +185,108 @@ class WarnOfCollapse:
         )
 
 
+class TendCodewords(Callback):
+    """Follow which codewords are chosen: move prices a little, and revive the dead.
+
+    After every epoch the prices of balanced levels take one step of dual ascent towards
+    equal counts. At the epochs that are scored, where prices have just been found on
+    all rows, codewords that nobody chose since the last one are revived instead.
+
+    Parameters
+    ----------
+    balanced : sequence of int
+        Numbers of the balanced levels.
+
+    every : int
+        Epochs between two evaluations.
+
+    revive_dead : bool
+        Whether to revive codewords.
+
+    sample : callable
+        Returns centred rows, among which those of largest error are looked for.
+    """
+
+    def __init__(self, balanced, *, every, revive_dead, sample):
+        self.balanced = balanced
+        self.every = every
+        self.revive_dead = revive_dead
+        self.sample = sample
+
+    def on_train_begin(self, net, **kwargs):
+        """Nothing is chosen yet."""
+        layers = net.networks.rq.vq_layers
+        self.chosen_ = [torch.zeros_like(layer.usage) for layer in layers]
+
+    @torch.no_grad()
+    def on_epoch_end(self, net, **kwargs):
+        """Look at the counts of the epoch."""
+        layers = net.networks.rq.vq_layers
+        counts = [net.over_processes(layer.usage.clone()) for layer in layers]
+        for layer, count, chosen in zip(layers, counts, self.chosen_, strict=True):
+            layer.usage.zero_()
+            chosen += count
+        if len(net.history) % self.every:
+            for level in self.balanced:
+                step_prices(layers[level], counts[level])
+            return
+        if self.revive_dead and len(net.history) < net.max_epochs:
+            dead = [torch.nonzero(chosen == 0)[:, 0] for chosen in self.chosen_]
+            net.history.record("n_revived", revive(net, dead, self.sample))
+        for chosen in self.chosen_:
+            chosen.zero_()
+
+
 @torch.no_grad()
-def revive(net, sample: torch.Tensor) -> int:
-    """Move codewords that nobody chose of late to the rows of largest error.
+def step_prices(layer, counts: torch.Tensor) -> None:
+    """Raise the prices of codewords that were chosen too often, lower the others.
+
+    Parameters
+    ----------
+    layer : VectorQuantizer
+        The level; its prices are changed in place.
+
+    counts : Tensor of shape (n_codewords,), int64
+        How often each codeword was chosen in an epoch.
+    """
+    wanted = counts.sum() / len(counts)
+    temperature = PRICE_STEP * layer.embedding.weight.square().sum(1).mean()
+    layer.prices += (temperature * torch.log((counts + 1) / (wanted + 1))).double()
+
+
+@torch.no_grad()
+def revive(
+    net, dead: Sequence[torch.Tensor], sample: Callable[[], torch.Tensor]
+) -> int:
+    """Move dead codewords to the rows of largest error.
 
     Parameters
     ----------
     net : RQVAENet
         The net in training; its codewords and optimizer are changed in place.
 
-    sample : Tensor of shape (n_rows, n_features), float32
-        Centred rows, among which those of largest error are looked for.
+    dead : sequence of Tensor of int64
+        Numbers of the dead codewords of every level.
+
+    sample : callable
+        Returns centred rows, among which those of largest error are looked for.
 
     Returns
     -------
     n_revived : int
         Number of codewords that were moved.
     """
-    module = net.networks
-    layers = module.rq.vq_layers
-    dead = [torch.nonzero(net.over_processes(layer.usage) == 0) for layer in layers]
-    for layer in layers:
-        layer.usage.zero_()
     if not any(map(len, dead)):
         return 0
-    module.eval()
-    residual, n_revived = module.encoder(sample), 0
+    module = net.networks.eval()
+    layers = module.rq.vq_layers
+    residual = module.encoder(sample().to(layers[0].embedding.weight.device))
+    n_revived = 0
     for layer, codewords in zip(layers, dead, strict=True):
         book = layer.embedding.weight
         left = residual - book[layer.assign(residual)]
         worst = left.square().sum(1).topk(min(len(codewords), len(left))).indices
-        moved = codewords[: len(worst), 0]
+        moved = codewords[: len(worst)]
         book[moved] = residual[worst]
         for value in net.optimizer_.state.get(book, {}).values():
             if torch.is_tensor(value) and value.shape == book.shape:

@@ -149,6 +149,8 @@ class VectorQuantizer(nn.Module):
         super().__init__()
         weight = torch.tensor(codebook, dtype=torch.float32)
         self.embedding = nn.Embedding.from_pretrained(weight, freeze=False)
+        self.prices: Tensor
+        self.usage: Tensor
         # Part of the fitted state of the estimator, not of a published state_dict.
         self.register_buffer(
             "prices", torch.tensor(prices, dtype=torch.float64), persistent=False

@@ -175,7 +175,8 @@ def test_bfloat16_loses_little_and_encodes_exactly(X, kind):
 
 
 def last_bias(model):
-    return next(key for key in reversed(model.state_) if "bias" in key).partition(".")[2]
+    key = next(key for key in reversed(model.state_) if "bias" in key)
+    return key.partition(".")[2]
 
 
 def test_mixtures_are_for_few_rows(X, fitted):
