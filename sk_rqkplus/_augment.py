@@ -84,41 +84,46 @@ def smoothed_bootstrap(rows: Tensor, n_rows: int, rng: np.random.RandomState) ->
     order = torch.as_tensor(rng.permutation(len(rows)), device=rows.device)
     n_real = -(-n_rows // REAL_SHARE)
     real = rows[order.repeat(-(-n_real // len(order)))[:n_real]]
-    mixtures = Mixtures(rows[order[:ANCHORS]])
-    return torch.cat([real, mixtures.draw(n_rows - n_real, rng)])
+    mixtures = Mixtures(rows[order])
+    own = torch.arange(n_rows - n_real, device=rows.device)
+    return torch.cat([real, mixtures.draw(own, rng)])
 
 
 class Mixtures:
-    """Convex mixtures of a row and three of its ten nearest neighbours.
+    """Convex mixtures of a row and three of its nearest neighbours.
 
     Parameters
     ----------
     rows : Tensor of shape (n_samples, n_features), float32
-        Rows to mix, at least two.
+        Rows to mix, at least two; the first 16,384 of them are.
+
+    n_neighbours : int, default=10
+        Neighbours of a row that take part.
     """
 
-    def __init__(self, rows: Tensor):
-        self.rows = rows
-        self.near = nearest_others(rows, min(NEIGHBOURS, len(rows) - 1))
+    def __init__(self, rows: Tensor, n_neighbours: int = NEIGHBOURS):
+        self.rows = rows[:ANCHORS]
+        n_neighbours = min(n_neighbours, len(self.rows) - 1)
+        self.near = nearest_others(self.rows, n_neighbours)
 
-    def draw(self, n_rows: int, rng: np.random.RandomState) -> Tensor:
-        """Draw mixtures; every row is the main part of about equally many.
+    def draw(self, own: Tensor, rng: np.random.RandomState) -> Tensor:
+        """Draw mixtures.
 
         Parameters
         ----------
-        n_rows : int
-            How many.
+        own : Tensor of shape (n_mixtures,), int64
+            Number of the row that each is mostly made of, modulo the number of rows.
 
         rng : RandomState
             Source of randomness.
 
         Returns
         -------
-        mixed : Tensor of shape (n_rows, n_features), float32
-            Mixtures, in the order of their main rows.
+        mixed : Tensor of shape (n_mixtures, n_features), float32
+            Mixtures.
         """
-        base, near = self.rows, self.near
-        chosen = torch.arange(n_rows, device=base.device) % len(base)
+        base, near, n_rows = self.rows, self.near, len(own)
+        chosen = own % len(base)
         shares = rng.dirichlet([OWN_WEIGHT] + [1] * MIXED, n_rows).astype(np.float32)
         weights = torch.as_tensor(shares, device=base.device)
         numbers = rng.randint(near.shape[1], size=(n_rows, MIXED))

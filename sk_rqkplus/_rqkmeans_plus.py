@@ -100,7 +100,7 @@ class RQKMeansPlus(BaseAutoencoder):
     lr : float, default=1e-3
         Learning rate after the warm-up.
 
-    encoder_lr_ratio : float, default=0.1
+    encoder_lr_ratio : float, default=0.01
         Learning rate of the encoder over that of codewords and decoder. Codewords that
         follow an encoder which moves fast describe unseen rows worse.
 
@@ -116,7 +116,7 @@ class RQKMeansPlus(BaseAutoencoder):
     clip_grad_norm : float or None, default=1.0
         Largest norm of the gradient; None does not clip.
 
-    max_epochs : int, default=100
+    max_epochs : int, default=150
         Most epochs. 0 leaves RQ-KMeans as it is.
 
     batch_size : int, default=512
@@ -296,12 +296,12 @@ class RQKMeansPlus(BaseAutoencoder):
         revive_dead=True,
         optimizer="adamw",
         lr=1e-3,
-        encoder_lr_ratio=0.1,
+        encoder_lr_ratio=0.01,
         weight_decay=0.0,
         lr_schedule="cosine",
         warmup_epochs=5,
         clip_grad_norm=1.0,
-        max_epochs=100,
+        max_epochs=150,
         batch_size=512,
         eval_every=10,
         monitor="reconstruction_error",

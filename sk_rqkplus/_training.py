@@ -10,7 +10,7 @@ from skorch.callbacks import EarlyStopping
 from torch import Tensor
 from torch.nn import functional as F
 
-from sk_rqkplus._augment import Mixtures
+from sk_rqkplus._augment import REAL_SHARE, Mixtures
 from sk_rqkplus._callbacks import StopTraining
 from sk_rqkplus._extras import require
 
@@ -22,6 +22,8 @@ OPTIMIZERS = {
     "adagrad": torch.optim.Adagrad,
     "rmsprop": torch.optim.RMSprop,
 }
+# Mixtures are of a row and some of so many neighbours.
+NEIGHBOURS = 20
 # Dead codewords move to rows of a sample of this size.
 SAMPLE_ROWS = 4096
 
@@ -50,7 +52,7 @@ class Rows:
         Shuffles the rows anew in every epoch; None keeps their order.
 
     mixed : bool, default=False
-        Replace the rows of every epoch by as many mixtures of them, drawn anew.
+        Replace three rows in four by mixtures around them, drawn anew in every epoch.
 
     process, n_processes : int, default=0 and 1
         Of every batch take the rows of one of several processes that train together.
@@ -72,7 +74,9 @@ class Rows:
         self.mean = mean
         self.batch_size = batch_size
         self.rng = rng
-        self.mixtures = Mixtures(self._centred(slice(None))) if mixed else None
+        self.mixtures = None
+        if mixed:
+            self.mixtures = Mixtures(self._centred(slice(None)), NEIGHBOURS)
         self.process = process
         self.n_processes = n_processes
 
@@ -94,16 +98,26 @@ class Rows:
         order = None if self.rng is None else self.rng.permutation(len(self.X))
         source = None
         if self.mixtures is not None:
-            source = self.mixtures.draw(len(self.X), self.rng)
+            source = self._smoothed(order)
         starts = self._starts()
         for start, stop in zip(starts, [*starts[1:], len(self.X)], strict=True):
             own = slice(start + self.process, stop, self.n_processes)
             # Processes with fewer rows of a batch count less in the mean of them all.
             n_own = len(range(len(self.X))[own])
             weight = torch.tensor(n_own * self.n_processes / (stop - start))
-            index = own if order is None else np.sort(order[own])
-            batch = self._centred(index) if source is None else source[index]
-            yield batch, weight
+            if source is not None:
+                yield source[own], weight
+            else:
+                index = own if order is None else np.sort(order[own])
+                yield self._centred(index), weight
+
+    def _smoothed(self, order: np.ndarray) -> Tensor:
+        """A quarter of the rows as they are, and mixtures around the others."""
+        n_real = -(-len(order) // REAL_SHARE)
+        own = torch.from_numpy(order[n_real:])
+        mixed = self.mixtures.draw(own, self.rng)
+        rows = torch.cat([self._centred(order[:n_real]), mixed])
+        return rows[torch.from_numpy(self.rng.permutation(len(rows)))]
 
     def sample(self) -> Tensor:
         """Some of the rows, evenly spaced and centred."""
