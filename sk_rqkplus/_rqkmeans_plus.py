@@ -122,7 +122,7 @@ class RQKMeansPlus(BaseAutoencoder):
     batch_size : int, default=512
         Rows per optimizer step.
 
-    eval_every : int, default=10
+    eval_every : int, default=25
         Epochs between two evaluations on all rows.
 
     monitor : {"reconstruction_error", "collision_rate", "neighbour_recall"} or \
@@ -303,7 +303,7 @@ class RQKMeansPlus(BaseAutoencoder):
         clip_grad_norm=1.0,
         max_epochs=150,
         batch_size=512,
-        eval_every=10,
+        eval_every=25,
         monitor="reconstruction_error",
         validation_fraction=None,
         patience=None,

@@ -101,7 +101,7 @@ class RQVAE(BaseAutoencoder):
     batch_size : int, default=256
         Rows per optimizer step.
 
-    eval_every : int, default=10
+    eval_every : int, default=25
         Epochs between two evaluations.
 
     monitor : {"reconstruction_error", "collision_rate", "neighbour_recall"} or \
@@ -254,7 +254,7 @@ class RQVAE(BaseAutoencoder):
         clip_grad_norm=1.0,
         max_epochs=200,
         batch_size=256,
-        eval_every=10,
+        eval_every=25,
         monitor="reconstruction_error",
         validation_fraction=None,
         patience=None,
@@ -309,6 +309,10 @@ class RQVAE(BaseAutoencoder):
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
+
+    def _codebook_origin(self):
+        """The latent space has an origin of its own."""
+        return 0.0
 
     def _networks(self, n_features, generator):
         """Encoder and decoder, weights not set."""

@@ -16,7 +16,6 @@ from sklearn.pipeline import Pipeline
 from skorch.callbacks import Callback, EarlyStopping
 
 from sk_rqkplus import RQKMeans, RQKMeansPlus
-from sk_rqkplus._codebook_files import write_codebooks
 from sk_rqkplus._training import Rows
 from sk_rqkplus.metrics import collision_rate
 from sk_rqkplus.scorers import SCORERS
@@ -145,7 +144,7 @@ def test_global_generators_are_left_alone(X, fitted):
 
 
 def test_warm_starts_of_all_kinds_agree(X, fitted, tmp_path):
-    write_codebooks(tmp_path / "books.npz", fitted.codebooks_, fitted.mean_)
+    fitted.save_codebooks(tmp_path / "books.npz")
     with np.load(tmp_path / "books.npz") as file:
         arrays = [file[f"codebook_{level}"] for level in range(3)]
     common = {"max_epochs": 0, "balance": "none"}

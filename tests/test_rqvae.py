@@ -109,3 +109,11 @@ def test_partial_fit_goes_on(X, trained):
     row = model.history_[model.best_epoch_]
     assert row["reconstruction_error"] == -model.score(X)
     assert_array_equal(model.predict(X), model.ids_)
+
+
+def test_codebooks_are_written_as_published(trained, tmp_path):
+    trained.save_codebooks(tmp_path / "books.npz")
+    with np.load(tmp_path / "books.npz") as file:
+        assert sorted(file.files) == ["codebook_0", "codebook_1", "codebook_2"]
+        for level, book in enumerate(trained.codebooks_):
+            assert_array_equal(file[f"codebook_{level}"], book)
