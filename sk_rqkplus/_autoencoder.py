@@ -507,6 +507,7 @@ class BaseAutoencoder(BaseQuantizer):
             bfloat16=fast or self.precision == "bfloat16",
             optimizer=OPTIMIZERS[self.optimizer],
             optimizer__weight_decay=self.weight_decay,
+            **({} if self.optimizer == "rmsprop" else {"optimizer__fused": True}),
             # With a star in front: several processes put a prefix there.
             optimizer__param_groups=[("*encoder.*", {"lr": encoder_lr})],
             lr=self.lr,

@@ -50,15 +50,12 @@ class ClipGradient(Callback):
             torch._foreach_mul_(gradients, limit / (norm + 1e-6))
 
 
-def gradient_norm(gradients: list[torch.Tensor]) -> float:
+def gradient_norm(gradients: Sequence[torch.Tensor]) -> float:
     """Euclidean norm of all gradients together.
-
-    Row by row and then over the rows in float64: a sum over a whole tensor would depend
-    on the number of threads in its last bits, and with it the clipped gradients.
 
     Parameters
     ----------
-    gradients : list of Tensor
+    gradients : sequence of Tensor
         Gradients.
 
     Returns
@@ -66,11 +63,8 @@ def gradient_norm(gradients: list[torch.Tensor]) -> float:
     norm : float
         Their norm.
     """
-    squares = 0.0
-    for gradient in gradients:
-        rows = gradient.reshape(len(gradient), -1).double().square().sum(dim=1)
-        squares += float(rows.cpu().numpy().sum())
-    return float(np.sqrt(squares))
+    norms = torch.stack([torch.linalg.vector_norm(g) for g in gradients])
+    return float(torch.linalg.vector_norm(norms))
 
 
 class AtEpochEnd(Callback):
