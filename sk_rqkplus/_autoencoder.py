@@ -206,7 +206,7 @@ class BaseAutoencoder(BaseQuantizer):
         """
         with self._all_or_nothing():
             snapshot, mean, figures = read_checkpoint(path)
-            self._take_over(snapshot, mean, figures["epoch"], X, f"path={str(path)!r}")
+            self._take_over(snapshot, mean, figures, X, f"path={str(path)!r}")
         return self
 
     @classmethod
@@ -240,7 +240,8 @@ class BaseAutoencoder(BaseQuantizer):
         """
         found, snapshot, mean, epoch = read_published(path, **cls._published)
         estimator = cls(**{**found, **params})
-        estimator._take_over(snapshot, mean, epoch, X, f"path={str(path)!r}")
+        figures = {"epoch": epoch}
+        estimator._take_over(snapshot, mean, figures, X, f"path={str(path)!r}")
         return estimator
 
     @property
@@ -524,7 +525,7 @@ class BaseAutoencoder(BaseQuantizer):
             **(self.net_params or {}),
         )
 
-    def _take_over(self, snapshot, mean, epoch, X, origin):
+    def _take_over(self, snapshot, mean, figures, X, origin):
         """Become the model of a file, and register rows if there are any."""
         sizes = [len(book) for book in snapshot.codebooks]
         if sizes != self._resolve_sizes():
@@ -541,8 +542,11 @@ class BaseAutoencoder(BaseQuantizer):
             raise ValueError(
                 f"{origin} has other networks than this estimator: {error}"
             ) from error
-        self.history_, self.best_epoch_, self.n_iter_ = [], epoch, epoch
+        self.best_epoch_ = self.n_iter_ = figures["epoch"]
+        self.history_ = [{"epoch": epoch} for epoch in range(self.n_iter_)] + [figures]
         self._n_features_out = len(sizes)
+        for name in ("codes_", "ids_", "catalogue_", "rqkmeans_"):
+            vars(self).pop(name, None)
         if X is not None:
             X = self._validate(X)
             self._publish(X, self._encode(X))

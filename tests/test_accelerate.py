@@ -115,3 +115,10 @@ def test_the_model_is_plain_afterwards(X, two_processes):
 def test_processes_must_draw_the_same(X):
     with pytest.raises(ValueError, match="random_state=None should be an int with acc"):
         RQKMeansPlus(accelerate=True).fit(X)
+
+
+def test_one_process_alone_trains_as_without(X, one_process):
+    pytest.importorskip("accelerate")
+    alone = RQKMeansPlus(**PARAMS, accelerate=True).fit(X)
+    assert alone.history_ == one_process.history_
+    assert_array_equal(alone.ids_, one_process.ids_)

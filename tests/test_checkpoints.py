@@ -68,6 +68,7 @@ def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     assert [file.name for file in tmp_path.iterdir()] == ["epoch.safetensors"]
 
 
+@pytest.mark.filterwarnings("ignore:no epoch had a lower:UserWarning")
 @pytest.mark.parametrize("kind", [RQKMeansPlus, RQVAE])
 def test_a_fit_comes_back_from_its_checkpoint(X, fitted, tmp_path, kind):
     params = {
@@ -97,6 +98,17 @@ def test_a_fit_comes_back_from_its_checkpoint(X, fitted, tmp_path, kind):
     best.restore(tmp_path / "best_collision_rate.safetensors")
     assert model.history_[best.best_epoch_]["collision_rate"] == lowest
     assert not hasattr(best, "codes_")
+    assert (
+        best.history_[-1]
+        == read_checkpoint(tmp_path / "best_collision_rate.safetensors")[2]
+    )
+    # What another fit left is gone, and training goes on from the checkpoint.
+    model.restore(tmp_path / "epoch_00008.safetensors")
+    assert not hasattr(model, "ids_")
+    assert not hasattr(model, "catalogue_")
+    model.partial_fit(X)
+    assert [row["epoch"] for row in model.history_] == list(range(21))
+    assert_array_equal(model.predict(X), model.ids_)
 
 
 def test_wrong_files_are_refused_and_nothing_is_lost(X, fitted, tmp_path):
