@@ -10,7 +10,7 @@ from sklearn.decomposition import PCA
 from sklearn.pipeline import Pipeline
 from tabulate import tabulate
 
-from sk_rqkplus import RQKMeans, RQKMeansPlus, metrics
+from sk_rqkplus import RQVAE, RQKMeans, RQKMeansPlus, metrics
 from sk_rqkplus._base import column_means
 from sk_rqkplus._cli_files import (
     MODEL_FILE,
@@ -34,7 +34,7 @@ from sk_rqkplus._token_files import check_item_ids
 from sk_rqkplus.ids import collision_floor, compare_ids
 from sk_rqkplus.tokens import write_index_json
 
-ESTIMATORS = {"rqkmeans": RQKMeans, "rqkmeans-plus": RQKMeansPlus}
+ESTIMATORS = {"rqkmeans": RQKMeans, "rqkmeans-plus": RQKMeansPlus, "rqvae": RQVAE}
 
 
 def demo(args: Namespace) -> None:
@@ -281,8 +281,9 @@ def _figures(estimator, X):
         ("explained variance", f"{1 - error / variance:.1%}" if variance else "-"),
     ]
     if hasattr(estimator, "best_epoch_"):
-        first = estimator.history_[0]["reconstruction_error"]
-        rows.append(("MSE of epoch 0 (RQ-KMeans)", f"{first:.3g}"))
+        first = estimator.history_[0].get("reconstruction_error", float("nan"))
+        start = " (RQ-KMeans)" if hasattr(estimator, "rqkmeans_") else ""
+        rows.append((f"MSE of epoch 0{start}", f"{first:.3g}"))
         rows.append(("best epoch", f"{estimator.best_epoch_} of {estimator.n_iter_}"))
     return tabulate(rows, tablefmt="plain", disable_numparse=True)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any, NoReturn
 
-from sk_rqkplus import RQKMeans, RQKMeansPlus, __version__, _commands
+from sk_rqkplus import RQKMeansPlus, __version__, _commands
 from sk_rqkplus._cli_files import ALL_FORMATS
 from sk_rqkplus._layout import SUFFIXES
 from sk_rqkplus._template import PUBLISHED
@@ -118,7 +118,7 @@ def _add_fit(commands: Any) -> None:
     command.add_argument(
         "--estimator", choices=list(_commands.ESTIMATORS), default="rqkmeans-plus"
     )
-    _add_parameters(command, RQKMeans, RQKMeansPlus)
+    _add_parameters(command, *_commands.ESTIMATORS.values())
 
 
 def _add_encode(commands: Any) -> None:

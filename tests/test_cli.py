@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from sklearn.decomposition import PCA
 from sklearn.pipeline import make_pipeline
 
-from sk_rqkplus import RQKMeans, RQKMeansPlus, _cli_files, _progress, cli
+from sk_rqkplus import RQVAE, RQKMeans, RQKMeansPlus, _cli_files, _progress, cli
 from sk_rqkplus.datasets import make_catalogue
 from sk_rqkplus.ids import compare_ids
 from sk_rqkplus.tokens import (
@@ -94,7 +94,7 @@ def test_every_command_has_help_with_an_example(command, capsys):
     assert shown.splitlines()[-1].startswith("Example: ")
 
 
-@pytest.mark.parametrize("kind", [RQKMeans, RQKMeansPlus])
+@pytest.mark.parametrize("kind", [RQKMeans, RQKMeansPlus, RQVAE])
 def test_every_parameter_has_an_option(kind, capsys):
     with pytest.raises(SystemExit, match="0"):
         cli.main(["fit", "--help"])
@@ -226,6 +226,14 @@ def test_fit_reads_every_format(X, folder, name):
     line = f"fit {name} --model m --estimator rqkmeans --codebook-sizes 8,8,8"
     assert run(f"{line} --random-state 0 --verbose 0") == 0
     assert_array_equal(model_of("m").ids_, model_of("plain").ids_)
+
+
+def test_fit_of_an_rqvae(folder):
+    line = "fit X.npy --model m --estimator rqvae --codebook-sizes 8,8 --max-epochs 1"
+    assert run(f"{line} --random-state 0 --verbose 0") == 0
+    assert isinstance(model_of("m"), RQVAE)
+    assert run("extend new.npy --model m --out new-ids.npy") == 0
+    assert np.load("new-ids.npy").shape == (20, 3)
 
 
 def test_fit_remembers_keys(folder):
