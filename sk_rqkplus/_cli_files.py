@@ -136,7 +136,7 @@ def ids_of(model: Any) -> IDs:
     if catalogue is None:
         return IDs(estimator.ids_, None, sizes_of(model))
     keys = catalogue.keys
-    return IDs(catalogue.ids, None if keys is None else list(keys), sizes_of(model))
+    return IDs(catalogue.ids, None if keys is None else keys.tolist(), sizes_of(model))
 
 
 def read_ids(path: Path, n_levels: int, layout: dict[str, Any]) -> IDs:

@@ -228,6 +228,16 @@ def test_fit_reads_every_format(X, folder, name):
     assert_array_equal(model_of("m").ids_, model_of("plain").ids_)
 
 
+def test_keys_may_be_numbers(X, folder):
+    table = pa.table({"key": np.arange(600) * 7, "X": list(X)})
+    pa.parquet.write_table(table, "numbered.parquet")
+    line = "fit numbered.parquet --item-ids key --model m --estimator rqkmeans"
+    assert run(f"{line} --codebook-sizes 8,8 --random-state 0 --verbose 0") == 0
+    assert run("export m --out ids.parquet") == 0
+    assert_array_equal(read_parquet("ids.parquet")[1], np.arange(600) * 7)
+    assert run("compare m ids.parquet") == 0
+
+
 def test_fit_of_an_rqvae(folder):
     line = "fit X.npy --model m --estimator rqvae --codebook-sizes 8,8 --max-epochs 1"
     assert run(f"{line} --random-state 0 --verbose 0") == 0
