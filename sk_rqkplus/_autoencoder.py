@@ -547,6 +547,7 @@ class BaseAutoencoder(BaseQuantizer):
         self._n_features_out = len(sizes)
         for name in ("codes_", "ids_", "catalogue_", "rqkmeans_"):
             vars(self).pop(name, None)
+        self.fingerprint_ = self._fingerprint()
         if X is not None:
             X = self._validate(X)
             self._publish(X, self._encode(X))

@@ -183,6 +183,9 @@ class RQVAE(BaseAutoencoder):
     catalogue_ : Catalogue
         Registry of the IDs that are given, where ``store_catalogue`` is true.
 
+    fingerprint_ : str
+        Digest of the model, which its catalogue has too.
+
     n_iter_ : int
         Epochs trained.
 

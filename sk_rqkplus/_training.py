@@ -95,10 +95,11 @@ class Rows:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield one epoch, as pairs of a batch and the weight of its loss."""
-        order = None if self.rng is None else self.rng.permutation(len(self.X))
-        source = None
+        source = order = None
         if self.mixtures is not None:
-            source = self._smoothed(order)
+            source = self._smoothed()
+        elif self.rng is not None:
+            order = self.rng.permutation(len(self.X))
         starts = self._starts()
         for start, stop in zip(starts, [*starts[1:], len(self.X)], strict=True):
             own = slice(start + self.process, stop, self.n_processes)
@@ -111,8 +112,9 @@ class Rows:
                 index = own if order is None else np.sort(order[own])
                 yield self._centred(index), weight
 
-    def _smoothed(self, order: np.ndarray) -> Tensor:
+    def _smoothed(self) -> Tensor:
         """A quarter of the rows as they are, and mixtures around the others."""
+        order = self.rng.permutation(len(self.X))
         n_real = -(-len(order) // REAL_SHARE)
         own = torch.from_numpy(order[n_real:])
         mixed = self.mixtures.draw(own, self.rng)
