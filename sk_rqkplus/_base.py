@@ -13,6 +13,7 @@ from sklearn.base import (
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from sk_rqkplus._balance import fixed_point_distances
+from sk_rqkplus._codebook_files import write_codebooks
 from sk_rqkplus._compat import CallbackSupportMixin, Interval, StrOptions
 from sk_rqkplus._residual import centred, decode, encode
 from sk_rqkplus.ids import Catalogue, LastDistances, deduplicate, sketch
@@ -208,6 +209,18 @@ class BaseQuantizer(
             )
         return X
 
+    def save_codebooks(self, path):
+        """Write the codebooks as the .npz of the published code.
+
+        Parameters
+        ----------
+        path : path-like
+            File to write, whole or not at all, with the keys ``codebook_0``,
+            ``codebook_1`` and so on. It has no origin: ``mean_`` is added to level 0.
+        """
+        check_is_fitted(self)
+        write_codebooks(path, self.codebooks_, self._codebook_origin())
+
     def score(self, X, y=None):
         """Negative mean squared reconstruction error, so that higher is better.
 
@@ -345,6 +358,10 @@ class BaseQuantizer(
             return fixed_point_distances(residual, last)
 
         return distances
+
+    def _codebook_origin(self):
+        """What was subtracted from rows before they were quantised."""
+        return self.mean_
 
     def _latent(self, device):
         """Map of centred float64 rows to what is quantised; None is the identity."""

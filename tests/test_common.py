@@ -10,13 +10,14 @@ from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import sk_rqkplus
-from sk_rqkplus import RQKMeans, RQKMeansPlus
+from sk_rqkplus import RQVAE, RQKMeans, RQKMeansPlus
 
 SMALL = [
     RQKMeans((4, 4), random_state=0),
     RQKMeansPlus((4, 4), max_epochs=2, eval_every=1, random_state=0),
+    RQVAE((4, 4), latent_dim=3, max_epochs=2, eval_every=1, random_state=0),
 ]
-ESTIMATORS = [RQKMeans(), RQKMeansPlus(max_epochs=2), *SMALL]
+ESTIMATORS = [RQKMeans(), RQKMeansPlus(max_epochs=2), RQVAE(max_epochs=2), *SMALL]
 
 
 @parametrize_with_checks(ESTIMATORS)
@@ -60,9 +61,10 @@ LAYERS = [
     },
     {"_beam", "_balance", "_refine", "scorers"},
     {"_residual"},
-    {"_lloyd", "_rqvae"},
-    {"_base", "_training"},
-    {"_rqkmeans"},
+    {"_lloyd", "_networks", "_callbacks", "_checkpoints"},
+    {"_base", "_training", "_published"},
+    {"_autoencoder"},
+    {"_rqkmeans", "_rqvae"},
     {"_rqkmeans_plus"},
     {"datasets"},
     {"__init__"},
