@@ -350,7 +350,10 @@ class BaseQuantizer(
 
     def _fingerprint(self):
         """Digest of all that codes are made with."""
-        arrays = {"mean": self.mean_, "beam_size": getattr(self, "beam_size", 1)}
+        arrays = {
+            "mean": self.mean_,
+            "beam_size": np.int64(getattr(self, "beam_size", 1)),
+        }
         for name in ("codebooks", "prices"):
             for level, array in enumerate(getattr(self, f"{name}_")):
                 arrays[f"{name}.{level}"] = array
@@ -375,6 +378,12 @@ class BaseQuantizer(
 
     @catalogue_.setter
     def catalogue_(self, catalogue):
+        check_is_fitted(self)
+        if not isinstance(catalogue, Catalogue):
+            raise TypeError(
+                f"catalogue_={catalogue!r} should be a Catalogue. Give what "
+                "Catalogue.load returns."
+            )
         if catalogue.fingerprint != self.fingerprint_:
             raise ValueError(
                 f"catalogue_ has fingerprint={catalogue.fingerprint!r}, which should "

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from sk_rqkplus._groups import number_rows, ranges
+from sk_rqkplus._groups import group_starts, number_rows, ranges
 from sk_rqkplus._keys import check_same_type
 from sk_rqkplus._sketch import N_SKETCH
 
@@ -105,7 +105,8 @@ class Entries:
             return np.arange(len(self))
         codes = np.zeros((len(prefixes), len(self.sizes)), dtype=np.int64)
         codes[:, :n_known] = prefixes
-        first = np.unique(self.flatten(codes))
+        first = np.sort(self.flatten(codes))
+        first = first[group_starts(first)]
         start = np.searchsorted(self.codes, first)
         stop = np.searchsorted(self.codes, first + math.prod(self.sizes[n_known:]))
         return ranges(start, stop)

@@ -43,39 +43,44 @@ def sketch(X: np.ndarray, origin: np.ndarray | float = 0.0) -> np.ndarray:
 
 def match_rows(
     known: tuple[np.ndarray, np.ndarray],
-    rows: tuple[np.ndarray, np.ndarray],
+    queries: tuple[np.ndarray, np.ndarray],
     tolerance: float,
 ) -> np.ndarray:
-    """Known row of every row, or -1: equal sketches first, then close ones.
+    """Known row of every query, or -1: equal sketches first, then close ones.
 
     Parameters
     ----------
-    known, rows : tuple of ndarray of shape (n,) and ndarray of shape (n, 3)
-        Codes as numbers, and sketches; a sketch of NaN is like no other.
+    known, queries : tuple of ndarray of shape (n,) and ndarray of shape (n, 3)
+        Codes as numbers, and sketches; a sketch of NaN is like no other. The codes that
+        are known are sorted.
 
     tolerance : float
         Largest difference of a sketch value at which two rows are the same.
 
     Returns
     -------
-    found : ndarray of shape (n_rows,), int64
+    found : ndarray of shape (n_queries,), int64
         Position among the known ones, each of which is given once.
     """
-    (known_codes, known_sketches), (codes, sketches) = known, rows
+    (known_codes, known_sketches), (codes, sketches) = known, queries
     found = np.full(len(codes), -1)
     left = np.flatnonzero(~np.isnan(known_sketches[:, 0]))
+    # Most new rows have a code that nobody has.
+    at = np.searchsorted(known_codes, codes)
+    open_ = at < np.searchsorted(known_codes, codes, side="right")
+    open_ &= ~np.isnan(sketches[:, 0])
     for allowed in (0.0, tolerance):
-        open_ = np.flatnonzero((found < 0) & ~np.isnan(sketches[:, 0]))
-        if len(left) == 0 or len(open_) == 0:
+        rows = np.flatnonzero(open_ & (found < 0))
+        if len(left) == 0 or len(rows) == 0:
             break
         both = _same_rows(
-            np.concatenate([known_codes[left], codes[open_]]),
-            np.concatenate([known_sketches[left], sketches[open_]]),
+            np.concatenate([known_codes[left], codes[rows]]),
+            np.concatenate([known_sketches[left], sketches[rows]]),
             allowed,
         )
         pairs = _pair(both[: len(left)], both[len(left) :])
         matched = pairs >= 0
-        found[open_[matched]] = left[pairs[matched]]
+        found[rows[matched]] = left[pairs[matched]]
         left = np.delete(left, pairs[matched])
     return found
 

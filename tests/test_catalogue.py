@@ -12,9 +12,10 @@ import pytest
 from conftest import PACKAGE_ENV
 from numpy.testing import assert_array_equal
 from sklearn.decomposition import PCA
+from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
 
-from sk_rqkplus import RQKMeans, _catalogue
+from sk_rqkplus import RQKMeans, RQKMeansPlus, _catalogue
 from sk_rqkplus.ids import Catalogue, deduplicate, duplicate_groups, sketch
 
 METHODS = ["suffix", "reassign"]
@@ -931,6 +932,21 @@ def test_the_fingerprint_is_that_of_the_model(X, fitted):
     with pytest.raises(ValueError, match="catalogue_ has fingerprint=.* another model"):
         other.catalogue_ = fitted.catalogue_
     assert_array_equal(other.predict(X), other.ids_)
+    with pytest.raises(TypeError, match="catalogue_=3 should be a Catalogue"):
+        other.catalogue_ = 3
+    with pytest.raises(NotFittedError, match="is not fitted yet"):
+        RQKMeans().catalogue_ = fitted.catalogue_
+
+
+def test_the_fingerprint_knows_the_encoder(X, fitted):
+    plus = RQKMeansPlus(codebooks=fitted, max_epochs=0, codebook_sizes=(16, 16, 16))
+    plus.fit(X)
+    assert_array_equal(plus.codes_, fitted.codes_)
+    assert plus.fingerprint_ != fitted.fingerprint_
+    assert plus.catalogue_.fingerprint == plus.fingerprint_
+    before = plus._fingerprint()
+    plus.state_[min(plus.state_)] = plus.state_[min(plus.state_)] + 1
+    assert plus._fingerprint() != before == plus.fingerprint_
 
 
 def test_a_saved_catalogue_is_refused_by_another_model(X, fitted, tmp_path):
