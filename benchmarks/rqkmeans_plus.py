@@ -402,12 +402,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--only", nargs="*", choices=SECTIONS, default=list(SECTIONS))
     path = RESULTS / "rqkmeans_plus.json"
-    results = json.loads(path.read_text()) if path.exists() else {}
     for name in parser.parse_args().only:
         load = os.getloadavg()[0]
         rows = SECTIONS[name]()
         print(f"\n{name}: {SECTIONS[name].__doc__}\n")
         print(tabulate(rows, headers="keys", floatfmt=".4g"), flush=True)
+        results = json.loads(path.read_text()) if path.exists() else {}
         results[name] = {
             "rows": rows,
             "date": str(datetime.date.today()),
