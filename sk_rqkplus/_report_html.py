@@ -24,9 +24,19 @@ CURVES = {
     "train_loss": (LOSSES, "total"),
     "reconstruction_loss": (LOSSES, "reconstruction"),
     "quantisation_loss": (LOSSES, "quantisation"),
-    "reconstruction_error": ("Reconstruction error (MSE)", "all rows"),
-    "collision_rate": ("Collision rate of the codes", "all rows"),
+    "reconstruction_error": ("Reconstruction error (MSE)", "fitted rows"),
+    "validation_reconstruction_error": (
+        "Reconstruction error (MSE)",
+        "rows held out",
+    ),
+    "collision_rate": ("Collision rate of the codes", "fitted rows"),
+    "validation_collision_rate": ("Collision rate of the codes", "rows held out"),
+    "neighbour_recall": ("Neighbours kept (recall@10)", "fitted rows"),
+    "validation_neighbour_recall": ("Neighbours kept (recall@10)", "rows held out"),
+    "monitor": ("What decides about the best epoch", "fitted rows"),
+    "validation_monitor": ("What decides about the best epoch", "rows held out"),
     "gradient_norm": ("Norm of the gradient", "mean of the batches"),
+    "n_revived": ("Codewords revived", "dead ones, moved to rows of large error"),
 }
 STYLES = "abcdef"
 
@@ -333,6 +343,8 @@ def _treemap(report: Any, size: tuple[int, int], n_first: int, n_second: int) ->
 def _training(report: Any) -> str:
     panels: dict[str, list[Series]] = {}
     for key, (epochs, values) in report.history.items():
+        if not any(values):
+            continue
         caption, name = CURVES.get(key, (key.replace("_", " ").capitalize(), key))
         lines = panels.setdefault(caption, [])
         style = STYLES[len(lines) % len(STYLES)]
