@@ -22,7 +22,7 @@ help: ## List the targets
 
 .PHONY: demo
 demo: $(VENV)/.installed ## Semantic IDs of the embedded catalogue, from nothing
-	$(BIN)/sk-rqkplus demo
+	$(BIN)/sk-rqkplus demo --force
 
 .PHONY: test
 test: $(VENV)/.installed-test ## Tests, and the doctests of the package and README

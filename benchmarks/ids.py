@@ -4,11 +4,13 @@
 
 Codes and embeddings are random: 3 x 256 codewords, and 3 x 1024 where most codes are
 alone. Distances come from a table, so that times are those of the functions. Seconds of
-one run, wall clock; writes results/ids.md.
+one run: wall clock, which a busy machine lengthens, and CPU time of all threads. Writes
+results/ids.md.
 """
 
 import argparse
 import datetime
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -39,18 +41,21 @@ class Table:
 
     def measure(self, name, n_rows, function):
         """Run once; return what the function returns."""
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), time.process_time()
         result = function()
-        seconds = time.perf_counter() - start
-        self.rows.setdefault(name, {})[n_rows] = f"{seconds:.3g}"
-        print(f"{n_rows:>12,}  {seconds:8.3f}  {name}", flush=True)
+        seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+        self.rows.setdefault(name, {})[n_rows] = [f"{seconds:.3g}", f"{cpu:.3g}"]
+        print(f"{n_rows:>12,}  {seconds:8.3f}  {cpu:8.3f}  {name}", flush=True)
         return result
 
     def __str__(self):
         rows = [
-            [name, *(row.get(n, "") for n in SIZES)] for name, row in self.rows.items()
+            [name, *(cell for n in SIZES for cell in row.get(n, ["", ""]))]
+            for name, row in self.rows.items()
         ]
-        headers = ["function", *(f"{n:,} rows, s" for n in SIZES)]
+        headers = ["function"]
+        for n in SIZES:
+            headers += [f"{n:,} rows, s", "CPU, s"]
         return tabulate(rows, headers, tablefmt="pipe", disable_numparse=True)
 
 
@@ -167,12 +172,13 @@ def main():
     lines = [
         "# Time of the functions of sk_rqkplus.ids",
         "",
-        __doc__.split("\n\n")[2].replace("; writes results/ids.md", ""),
+        __doc__.split("\n\n")[2].partition(" Writes")[0],
         "",
         str(table),
         "",
         f"{datetime.date.today()}, torch {torch.__version__}, numpy {np.__version__}, "
-        f"{torch.get_num_threads()} threads; `python benchmarks/ids.py`.",
+        f"{torch.get_num_threads()} threads, load average {os.getloadavg()[1]:.1f} on "
+        f"{os.cpu_count()} cores; `python benchmarks/ids.py`.",
     ]
     (RESULTS / "ids.md").write_text("\n".join(lines) + "\n")
 

@@ -92,10 +92,10 @@ def of_seed(X, seed):
         if name == "RQKMeans, defaults":
             default = estimator
     ids = default.ids_[:, : len(SIZES)]
-    table["... its IDs"] = figures(X, ids, default.inverse_transform(ids))
+    table["IDs of RQKMeans, defaults"] = figures(X, ids, default.inverse_transform(ids))
     numbered = deduplicate(default.codes_[:, :-1])
     decoded = default.inverse_transform(numbered)
-    table["... last level a number"] = figures(X, numbered, decoded)
+    table["... with a number as last level"] = figures(X, numbered, decoded)
     number = np.random.RandomState(seed).permutation(len(X))
     digits = np.stack([number // 256**2, number // 256 % 256, number % 256], axis=1)
     table["numbers of the items"] = figures(X, digits)

@@ -1,12 +1,14 @@
 """Semantic IDs from item embeddings, with scikit-learn estimators.
 
 ``RQKMeans`` learns residual k-means codebooks; ``RQKMeansPlus`` fine-tunes them inside
-a residual autoencoder. ``transform`` returns codes, ``predict`` unique IDs, and
-``sk_rqkplus.tokens`` writes them as the tokens that generative recommenders train on.
+a residual autoencoder; ``RQVAE`` is the classic baseline. ``transform`` returns codes,
+``predict`` unique IDs, and ``sk_rqkplus.tokens`` writes them as the tokens that
+generative recommenders train on.
 """
 
 from sk_rqkplus._rqkmeans import RQKMeans
 from sk_rqkplus._rqkmeans_plus import RQKMeansPlus
+from sk_rqkplus._rqvae import RQVAE
 
 __version__ = "0.1.0"
-__all__ = ["RQKMeans", "RQKMeansPlus"]
+__all__ = ["RQVAE", "RQKMeans", "RQKMeansPlus"]

@@ -56,10 +56,10 @@ def resolve_augment(
 def smoothed_bootstrap(rows: Tensor, n_rows: int, rng: np.random.RandomState) -> Tensor:
     """Rows to fit codebooks on, where there are few of them.
 
-    A quarter are rows as they are, each about equally often. The others are convex
-    mixtures of a row and three of its ten nearest neighbours, with weights from a
-    Dirichlet distribution of parameters 2, 1, 1, 1. Mixtures are not rescaled: being
-    shorter than rows they shrink the codewords, which suits rows that were never seen.
+    A quarter are rows as they are, each about equally often. The others are
+    :class:`Mixtures` of them, with weights from a Dirichlet distribution of parameters
+    2, 1, 1, 1. Mixtures are not rescaled: being shorter than rows they shrink the
+    codewords, which suits rows that were never seen.
 
     Parameters
     ----------
@@ -82,26 +82,61 @@ def smoothed_bootstrap(rows: Tensor, n_rows: int, rng: np.random.RandomState) ->
     Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, section 16.5.
     """
     order = torch.as_tensor(rng.permutation(len(rows)), device=rows.device)
-    base = rows[order[:ANCHORS]]
-    near = nearest_others(base, min(NEIGHBOURS, len(base) - 1))
     n_real = -(-n_rows // REAL_SHARE)
-    n_mixed = n_rows - n_real
     real = rows[order.repeat(-(-n_real // len(order)))[:n_real]]
+    mixtures = Mixtures(rows[order])
+    own = torch.arange(n_rows - n_real, device=rows.device)
+    return torch.cat([real, mixtures.draw(own, rng)])
 
-    chosen = torch.arange(n_mixed, device=rows.device) % len(base)
-    shares = rng.dirichlet([OWN_WEIGHT] + [1] * MIXED, n_mixed).astype(np.float32)
-    weights = torch.as_tensor(shares, device=rows.device)
-    numbers = rng.randint(near.shape[1], size=(n_mixed, MIXED))
-    draws = torch.as_tensor(numbers, device=rows.device)
 
-    def mix(tile: slice) -> Tensor:
-        own, weight = chosen[tile], weights[tile]
-        mixed = base[own] * weight[:, :1]
-        for part, draw in zip(weight.T[1:], draws[tile].T, strict=True):
-            mixed += part[:, None] * base[near[own, draw]]
-        return mixed
+class Mixtures:
+    """Convex mixtures of a row and three of its nearest neighbours.
 
-    return torch.cat([real, *map_chunks(mix, n_mixed, CHUNK_ROWS, rows.device)])
+    Parameters
+    ----------
+    rows : Tensor of shape (n_samples, n_features), float32
+        Rows to mix, at least two; the first 16,384 of them are.
+
+    n_neighbours : int, default=10
+        Neighbours of a row that take part.
+    """
+
+    def __init__(self, rows: Tensor, n_neighbours: int = NEIGHBOURS):
+        self.rows = rows[:ANCHORS]
+        n_neighbours = min(n_neighbours, len(self.rows) - 1)
+        self.near = nearest_others(self.rows, n_neighbours)
+
+    def draw(self, own: Tensor, rng: np.random.RandomState) -> Tensor:
+        """Draw mixtures.
+
+        Parameters
+        ----------
+        own : Tensor of shape (n_mixtures,), int64
+            Number of the row that each is mostly made of, modulo the number of rows.
+
+        rng : RandomState
+            Source of randomness.
+
+        Returns
+        -------
+        mixed : Tensor of shape (n_mixtures, n_features), float32
+            Mixtures.
+        """
+        base, near, n_rows = self.rows, self.near, len(own)
+        chosen = own % len(base)
+        shares = rng.dirichlet([OWN_WEIGHT] + [1] * MIXED, n_rows).astype(np.float32)
+        weights = torch.as_tensor(shares, device=base.device)
+        numbers = rng.randint(near.shape[1], size=(n_rows, MIXED))
+        draws = torch.as_tensor(numbers, device=base.device)
+
+        def mix(tile: slice) -> Tensor:
+            own, weight = chosen[tile], weights[tile]
+            mixed = base[own] * weight[:, :1]
+            for part, draw in zip(weight.T[1:], draws[tile].T, strict=True):
+                mixed += part[:, None] * base[near[own, draw]]
+            return mixed
+
+        return torch.cat([base[:0], *map_chunks(mix, n_rows, CHUNK_ROWS, base.device)])
 
 
 def nearest_others(rows: Tensor, n_neighbours: int) -> Tensor:

@@ -13,6 +13,7 @@ from sklearn.base import (
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from sk_rqkplus._balance import fixed_point_distances
+from sk_rqkplus._codebook_files import write_codebooks
 from sk_rqkplus._compat import CallbackSupportMixin, Interval, StrOptions
 from sk_rqkplus._deduplicate import LastDistances
 from sk_rqkplus._residual import centred, decode, encode
@@ -215,6 +216,18 @@ class BaseQuantizer(
             )
         return X
 
+    def save_codebooks(self, path):
+        """Write the codebooks as the .npz of the published code.
+
+        Parameters
+        ----------
+        path : path-like
+            File to write, whole or not at all, with the keys ``codebook_0``,
+            ``codebook_1`` and so on. It has no origin: ``mean_`` is added to level 0.
+        """
+        check_is_fitted(self)
+        write_codebooks(path, self.codebooks_, self._codebook_origin())
+
     def score(self, X, y=None):
         """Negative mean squared reconstruction error, so that higher is better.
 
@@ -337,7 +350,10 @@ class BaseQuantizer(
 
     def _fingerprint(self):
         """Digest of all that codes are made with."""
-        arrays = {"mean": self.mean_, "beam_size": getattr(self, "beam_size", 1)}
+        arrays = {
+            "mean": self.mean_,
+            "beam_size": np.int64(getattr(self, "beam_size", 1)),
+        }
         for name in ("codebooks", "prices"):
             for level, array in enumerate(getattr(self, f"{name}_")):
                 arrays[f"{name}.{level}"] = array
@@ -362,6 +378,12 @@ class BaseQuantizer(
 
     @catalogue_.setter
     def catalogue_(self, catalogue):
+        check_is_fitted(self)
+        if not isinstance(catalogue, Catalogue):
+            raise TypeError(
+                f"catalogue_={catalogue!r} should be a Catalogue. Give what "
+                "Catalogue.load returns."
+            )
         if catalogue.fingerprint != self.fingerprint_:
             raise ValueError(
                 f"catalogue_ has fingerprint={catalogue.fingerprint!r}, which should "
@@ -398,6 +420,10 @@ class BaseQuantizer(
             return fixed_point_distances(residual, last)
 
         return distances
+
+    def _codebook_origin(self):
+        """What was subtracted from rows before they were quantised."""
+        return self.mean_
 
     def _latent(self, device):
         """Map of centred float64 rows to what is quantised; None is the identity."""

@@ -420,8 +420,9 @@ class Catalogue:
         unknown = entry < 0
         ids = theirs.copy()
         ids[~unknown] = self._entries.ids(entry[~unknown])
-        clash = np.flatnonzero(unknown & (self.find(theirs) >= 0))
-        free = np.setdiff1d(np.flatnonzero(unknown), clash)
+        new = np.flatnonzero(unknown)
+        taken = self.find(theirs[new]) >= 0
+        clash, free = new[taken], new[~taken]
         ids[clash] = self._deduplicate(
             theirs[clash, :-1] if distances is None else codes[clash],
             None if distances is None else lambda rows: distances(clash[rows]),

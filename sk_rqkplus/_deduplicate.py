@@ -98,8 +98,7 @@ def deduplicate(
            [3, 1, 0]], dtype=int32)
     """
     codes = check_codes(codes)
-    if taken is None:
-        taken = np.empty((0, codes.shape[1] + 1), dtype=np.int32)
+    taken = _check_taken(taken, codes.shape[1] + 1)
     order = _first_come(len(codes), keys, priority)
     ordered = codes if order is None else codes[order]
     if method == "reassign":
@@ -120,6 +119,18 @@ def deduplicate(
     restored = np.empty_like(ids)
     restored[order] = ids
     return restored
+
+
+def _check_taken(taken: np.ndarray | None, n_columns: int) -> np.ndarray:
+    if taken is None:
+        return np.empty((0, n_columns), dtype=np.int32)
+    taken = check_codes(taken)
+    if taken.shape[1] != n_columns:
+        raise ValueError(
+            f"taken have {taken.shape[1]} columns, which should be {n_columns}. Give "
+            "IDs: codes and suffix."
+        )
+    return taken
 
 
 def _first_come(
@@ -172,6 +183,11 @@ def _reassign(
     """Spread the items of every prefix that has a collision over its free codewords."""
     codes = codes.copy()
     rows, group, used_group, used_column = _colliding(codes, taken)
+    if used_column.max(initial=0) >= codebook_size:
+        raise ValueError(
+            f"taken have the last codeword {used_column.max()}, which should be below "
+            f"codebook_size={codebook_size}. Give IDs of the same model."
+        )
     n_groups = 1 + max(group.max(initial=-1), used_group.max(initial=-1))
     free = codebook_size - np.bincount(used_group, minlength=n_groups)
     fits = rank_within(group) < free[group]

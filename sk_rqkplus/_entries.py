@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from sk_rqkplus._groups import number_rows, ranges
+from sk_rqkplus._groups import group_starts, number_rows, ranges
 from sk_rqkplus._keys import check_same_type
 from sk_rqkplus._sketch import N_SKETCH
 
@@ -105,7 +105,8 @@ class Entries:
             return np.arange(len(self))
         codes = np.zeros((len(prefixes), len(self.sizes)), dtype=np.int64)
         codes[:, :n_known] = prefixes
-        first = np.unique(self.flatten(codes))
+        first = np.sort(self.flatten(codes))
+        first = first[group_starts(first)]
         start = np.searchsorted(self.codes, first)
         stop = np.searchsorted(self.codes, first + math.prod(self.sizes[n_known:]))
         return ranges(start, stop)
@@ -122,11 +123,11 @@ class Entries:
         ids = self.ids(entries)[:, : prefixes.shape[1]]
         number = number_rows(np.concatenate([prefixes, ids]))
         wanted, found = number[: len(prefixes)], number[len(prefixes) :]
-        rows = self.rows[entries].astype(np.int64)
-        order = np.lexsort((rows, found))
-        start = np.searchsorted(found[order], wanted, side="left")
-        stop = np.searchsorted(found[order], wanted, side="right")
-        return start, stop, rows[order]
+        # In one word: rows, which have 32 bits, are sorted within each number.
+        words = np.sort((found << 32) | self.rows[entries].astype(np.int64))
+        stop = np.cumsum(np.bincount(found, minlength=number.max(initial=-1) + 1))
+        start = np.append(0, stop)[wanted]
+        return start, stop[wanted], words & (2**32 - 1)
 
     def with_items(
         self,

@@ -1,11 +1,15 @@
 """How far a fit is: a bar with the time left, and scikit-learn's callbacks."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import Event, Thread
 
 from tqdm.auto import tqdm
 
 Tick = Callable[..., bool]
+# Work of a second or two passes without a bar.
+BAR_DELAY = 2.0
 
 
 @contextmanager
@@ -55,3 +59,68 @@ def progress(estimator, n_steps: int, step: str) -> Iterator[Tick]:
         yield tick
     if context is not None:
         context.call_on_fit_task_end(estimator=estimator)
+
+
+def delayed_bar(n_steps: int, unit: str, verbose: int) -> tqdm:
+    """Bar of work that may be short: it shows after two seconds, and goes away.
+
+    Parameters
+    ----------
+    n_steps : int
+        Number of steps.
+
+    unit : str
+        Name of a step.
+
+    verbose : int
+        Whether to show it at all.
+
+    Returns
+    -------
+    bar : tqdm
+        The bar, a context manager.
+    """
+    return tqdm(
+        total=n_steps, unit=unit, disable=not verbose, delay=BAR_DELAY, leave=False
+    )
+
+
+@contextmanager
+def waiting(what: str, verbose: int) -> Iterator[None]:
+    """Show the time that passes while work without steps is done, after two seconds.
+
+    Parameters
+    ----------
+    what : str
+        Name of the work.
+
+    verbose : int
+        Whether to show it at all.
+    """
+    done = Event()
+
+    def show() -> None:
+        if done.wait(BAR_DELAY):
+            return
+        with tqdm(
+            bar_format=f"{what} {{elapsed}}", delay=BAR_DELAY, leave=False
+        ) as bar:
+            bar.start_t -= BAR_DELAY
+            while not done.wait(0.5):
+                bar.refresh()
+
+    if not verbose:
+        yield
+        return
+    clock = Thread(target=show, daemon=True)
+    clock.start()
+    try:
+        yield
+    finally:
+        done.set()
+        clock.join()
+
+
+def is_watched() -> bool:
+    """Tell whether someone can see a bar: whether standard error is a terminal."""
+    return sys.stderr is not None and sys.stderr.isatty()

@@ -1,51 +1,55 @@
-"""The networks of RQ-KMeans+ and RQ-VAE, and their training-time quantiser.
-
-Modules carry the names of the published implementation (MiniOneRec, arXiv 2510.24431),
-so that its ``state_dict`` loads as it is.
-"""
-
-from collections.abc import Sequence
+"""RQVAE: the classic baseline, a residual-quantised autoencoder that starts anew."""
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+
+from sk_rqkplus._autoencoder import BaseAutoencoder
+from sk_rqkplus._base import POSITIVE_INT, column_means
+from sk_rqkplus._compat import StrOptions
+from sk_rqkplus._lloyd import count_distinct, fit_codebook
+from sk_rqkplus._nearest import Codewords
+from sk_rqkplus._networks import MLP
+from sk_rqkplus._residual import Leftover, power_of_two
+
+# The first codebooks come from the latents of at most so many rows.
+INIT_ROWS = 2**16
 
 
-class Dropout(nn.Module):
-    """Dropout that draws from a generator of its own.
+class RQVAE(BaseAutoencoder):
+    """RQ-VAE: encoder, residual quantiser and decoder, trained from a random start.
 
-    ``nn.Dropout`` draws from the global generator, which belongs to the caller.
+    The baseline that :class:`RQKMeansPlus` is compared with. The latent space is small,
+    the codebooks start from k-means of what the untrained encoder makes of the rows,
+    and gradients pass straight through the quantiser.
 
-    Parameters
-    ----------
-    p : float
-        Probability of dropping a value.
-
-    generator : torch.Generator, optional
-        Source of randomness; None is the global one.
-    """
-
-    def __init__(self, p: float, generator: torch.Generator | None = None):
-        super().__init__()
-        self.p = p
-        self.generator = generator
-
-    def forward(self, X: Tensor) -> Tensor:
-        """Drop values in training, and scale up those that stay."""
-        if not self.training or self.p == 0:
-            return X
-        kept = torch.empty_like(X).bernoulli_(1 - self.p, generator=self.generator)
-        return X * kept / (1 - self.p)
-
-
-class MLP(nn.Module):
-    """Dropout and Linear per layer, batch norm and ReLU between the layers.
+    Read more in the :ref:`User Guide <rqvae>`.
 
     Parameters
     ----------
-    sizes : sequence of int
-        Number of features from input to output.
+    codebook_sizes : array-like of int, default=(256, 256, 256)
+        Number of codewords of each level.
+
+    latent_dim : int, default=32
+        Number of features of the latent space.
+
+    init : {"k-means", "random"}, default="k-means"
+        Where the codebooks start: level by level from k-means of the latents, or from
+        uniform values in ``[-1 / n_codewords, 1 / n_codewords]``.
+
+    kmeans_iter : int, default=100
+        Most iterations of that k-means.
+
+    beta : float, default=0.25
+        Weight of the commitment loss, which pulls the encoder to the codewords.
+
+    quant_weight : float, default=1.0
+        Weight of the quantisation loss against the reconstruction loss.
+
+    loss : {"mse", "l1"}, default="mse"
+        Reconstruction loss.
+
+    hidden_layer_sizes : array-like of int, default=(512, 256, 128)
+        Hidden layers of the encoder; the decoder has them in reverse.
 
     dropout : float, default=0.0
         Probability of dropping an input of a layer.
@@ -53,249 +57,303 @@ class MLP(nn.Module):
     batch_norm : bool, default=False
         Normalise before every ReLU.
 
-    generator : torch.Generator, optional
-        Source of dropout.
+    gradient : {"full", "rotation", "ste"}, default="ste"
+        As in :class:`RQKMeansPlus`; ``"ste"`` is the published rule.
 
-    Notes
-    -----
-    The weights are not set until :meth:`reset` or ``load_state_dict`` is called, so
-    that building a network never draws from the global generator.
-    """
+    augment : {"auto", "mixtures", "none"}, default="none"
+        Train on mixtures of a row and its neighbours, as in :class:`RQKMeansPlus`.
 
-    def __init__(
-        self,
-        sizes: Sequence[int],
-        *,
-        dropout: float = 0.0,
-        batch_norm: bool = False,
-        generator: torch.Generator | None = None,
-    ):
-        super().__init__()
-        layers: list[nn.Module] = []
-        for i, (n_in, n_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
-            linear = nn.utils.skip_init(nn.Linear, n_in, n_out, dtype=torch.float32)
-            layers += [Dropout(dropout, generator), linear]
-            if i < len(sizes) - 2:
-                layers += [nn.BatchNorm1d(n_out, dtype=torch.float32)] * batch_norm + [
-                    nn.ReLU()
-                ]
-        self.mlp_layers = nn.Sequential(*layers)
+    balance : {"last", "all", "none"} or array-like of bool, default="none"
+        Which levels give every codeword equally many rows.
 
-    def reset(self, generator: torch.Generator) -> None:
-        """Draw the weights (Xavier normal) and set the biases to zero."""
-        for layer in self.mlp_layers:
-            if isinstance(layer, nn.Linear):
-                nn.init.xavier_normal_(layer.weight, generator=generator)
-                nn.init.zeros_(layer.bias)
-
-    def forward(self, X: Tensor) -> Tensor:
-        """Apply all layers."""
-        return self.mlp_layers(X)
-
-
-class ResidualMLP(nn.Module):
-    """``X + MLP(X)``, which is exactly ``X`` until the first update.
-
-    Parameters
-    ----------
-    sizes : sequence of int
-        Number of features from input to output; both ends are equal.
-
-    **options : dict
-        Passed to :class:`MLP`.
-    """
-
-    def __init__(self, sizes: Sequence[int], **options):
-        super().__init__()
-        self.mlp = MLP(sizes, **options)
-
-    def reset(self, generator: torch.Generator) -> None:
-        """Draw the weights, but leave those of the last Linear at zero."""
-        self.mlp.reset(generator)
-        last = self.mlp.mlp_layers[-1]
-        nn.init.zeros_(last.get_parameter("weight"))
-
-    def forward(self, X: Tensor) -> Tensor:
-        """Add what the layers make of X to X."""
-        return X + self.mlp(X)
-
-
-class VectorQuantizer(nn.Module):
-    """One codebook whose codewords are trained.
-
-    Parameters
-    ----------
-    codebook : ndarray of shape (n_codewords, n_features)
-        Initial codewords.
-
-    prices : ndarray of shape (n_codewords,)
-        Added to the squared distances, see ``_balance``.
-
-    sinkhorn_epsilon : float, default=0.0
-        Temperature of a balanced assignment within the batch; 0 takes the nearest.
+    sinkhorn_epsilon : float or array-like of float, default=0.0
+        Temperature of a balanced assignment within every training batch, for all levels
+        or for each; 0 takes the nearest codeword.
 
     sinkhorn_iter : int, default=50
         Iterations of that assignment.
-    """
 
-    def __init__(
-        self,
-        codebook: np.ndarray,
-        prices: np.ndarray,
-        *,
-        sinkhorn_epsilon: float = 0.0,
-        sinkhorn_iter: int = 50,
-    ):
-        super().__init__()
-        weight = torch.tensor(codebook, dtype=torch.float32)
-        self.embedding = nn.Embedding.from_pretrained(weight, freeze=False)
-        # Part of the fitted state of the estimator, not of a published state_dict.
-        self.register_buffer(
-            "prices", torch.tensor(prices, dtype=torch.float64), persistent=False
-        )
-        self.sinkhorn_epsilon = sinkhorn_epsilon
-        self.sinkhorn_iter = sinkhorn_iter
+    revive_dead : bool, default=True
+        Move codewords that no row chose between two evaluations to the rows of largest
+        error.
 
-    def forward(self, rows: Tensor) -> Tensor:
-        """Codeword of every row of a batch."""
-        return self.embedding(self.assign(rows))
+    optimizer : {"adamw", "adam", "sgd", "adagrad", "rmsprop"}, default="adamw"
+        Optimizer.
 
-    @torch.no_grad()
-    def assign(self, rows: Tensor) -> Tensor:
-        """Codeword of every row of a batch in training."""
-        book = self.embedding.weight
-        if self.sinkhorn_epsilon > 0:
-            distances = (
-                rows.square().sum(1, keepdim=True)
-                + book.square().sum(1)
-                - 2 * rows @ book.T
-            )
-            plan = sinkhorn(distances, self.sinkhorn_epsilon, self.sinkhorn_iter)
-            return plan.argmax(dim=1)
-        offsets = book.square().sum(1) + self.prices.float()
-        return torch.addmm(offsets, rows, book.T, alpha=-2).argmin(dim=1)
+    lr : float, default=1e-3
+        Learning rate after the warm-up.
 
+    weight_decay : float, default=0.0
+        Weight decay of the optimizer.
 
-def sinkhorn(distances: Tensor, epsilon: float, n_iter: int) -> Tensor:
-    """Balanced soft assignment of a batch.
+    lr_schedule : {"cosine", "linear", "constant"}, default="cosine"
+        Course of the learning rate after the warm-up.
 
-    Parameters
+    warmup_epochs : int, default=5
+        Epochs in which the learning rate rises from zero.
+
+    clip_grad_norm : float or None, default=1.0
+        Largest norm of the gradient; None does not clip.
+
+    max_epochs : int, default=200
+        Most epochs.
+
+    batch_size : int, default=256
+        Rows per optimizer step.
+
+    eval_every : int, default=25
+        Epochs between two evaluations.
+
+    monitor : {"reconstruction_error", "collision_rate", "neighbour_recall"} or \
+            callable, default="reconstruction_error"
+        Which figure decides about the best epoch. A callable ``f(estimator, X)``
+        returns a float, higher is better, like those of :mod:`~sk_rqkplus.scorers`.
+
+    validation_fraction : float or None, default=None
+        Share of the rows that are held out and on which ``monitor`` is looked at; None
+        looks at the fitted rows. All rows get codes and IDs.
+
+    patience : int or None, default=None
+        Stop after so many evaluations without a better one; None never stops early.
+
+    checkpoint_dir : path-like, default=None
+        Directory for checkpoints: of the best reconstruction error, of the best
+        collision rate and of the last evaluations. See :meth:`restore`.
+
+    n_checkpoints : int, default=5
+        How many of the last evaluations are kept there.
+
+    callbacks : list of skorch.callbacks.Callback, default=None
+        Further callbacks of the skorch net.
+
+    net_params : dict, default=None
+        Further parameters of the skorch net.
+
+    precision : {"auto", "float32", "bfloat16"}, default="auto"
+        Precision of the layers in training, as in :class:`RQKMeansPlus`.
+
+    accelerate : bool, default=False
+        Train in several processes, as in :class:`RQKMeansPlus`.
+
+    dedup : {"reassign", "suffix"}, default="reassign"
+        How :meth:`predict` makes IDs unique, see :func:`~sk_rqkplus.ids.deduplicate`.
+
+    store_catalogue : bool, default=True
+        Remember the fitted rows (28 bytes each), so that :meth:`predict` recognises
+        them. Without it IDs are unique within a call only.
+
+    device : str or torch.device, default="auto"
+        Where to compute: "cpu", "cuda", or "auto" for a GPU where there is one.
+
+    random_state : int, RandomState instance or None, default=None
+        Source of randomness. Anything but None gives a bit-identical fit for any number
+        of threads; on a CPU the training then runs in one thread.
+        See :term:`Glossary <random_state>`.
+
+    verbose : int, default=0
+        Show a progress bar.
+
+    Attributes
     ----------
-    distances : Tensor of shape (n_rows, n_codewords)
-        Squared distances; they are shifted and scaled to [-1, 1].
+    codebooks_ : list of ndarray of shape (n_codewords, latent_dim), float32
+        Codewords of each level, in the latent space.
 
-    epsilon : float
-        Temperature.
+    prices_ : list of ndarray of shape (n_codewords,), float64
+        Added to the squared distance of each codeword; zero at unbalanced levels.
 
-    n_iter : int
-        Number of times that rows and columns are normalised.
+    mean_ : ndarray of shape (n_features,)
+        Mean of the rows, removed before anything else.
 
-    Returns
-    -------
-    plan : Tensor of shape (n_rows, n_codewords), float64
-        Rows sum to about 1, columns to about ``n_rows / n_codewords``.
+    state_ : dict of str to ndarray
+        Weights of encoder and decoder, named as in the published ``state_dict``.
+
+    history_ : list of dict
+        One entry per epoch, from epoch 0, the untrained start, as in
+        :class:`RQKMeansPlus`.
+
+    best_epoch_ : int
+        Epoch that was restored.
+
+    codes_ : ndarray of shape (n_samples, n_levels), int32
+        Codes of the fitted rows; equal to ``transform(X)``.
+
+    ids_ : ndarray of shape (n_samples, n_levels + 1), int32
+        Unique IDs of the fitted rows; equal to ``predict(X)``.
+
+    catalogue_ : Catalogue
+        Registry of the IDs that are given, where ``store_catalogue`` is true.
+
+    fingerprint_ : str
+        Digest of the model, which its catalogue has too.
+
+    n_iter_ : int
+        Epochs trained.
+
+    n_features_in_ : int
+        Number of features seen during fit.
+
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, where X had them.
+
+    See Also
+    --------
+    RQKMeansPlus : Starts from RQ-KMeans, and is seldom worse.
+
+    Notes
+    -----
+    The published code takes k-means of the first batch alone; here it is of all rows,
+    or of 65,536 of them.
 
     References
     ----------
-    Cuturi, "Sinkhorn Distances: Lightspeed Computation of Optimal Transport", 2013.
-    """
-    high, low = distances.max(), distances.min()
-    middle = (high + low) / 2
-    amplitude = high - middle + 1e-5
-    # In logarithms: at a low temperature a whole row of the plan would underflow.
-    plan = -((distances - middle) / amplitude).double() / epsilon
-    n_rows, n_codewords = plan.shape
-    for _ in range(n_iter):
-        plan = plan - plan.logsumexp(dim=1, keepdim=True) - np.log(n_rows)
-        plan = plan - plan.logsumexp(dim=0, keepdim=True) - np.log(n_codewords)
-    return torch.exp(plan + np.log(n_rows))
+    Lee et al., "Autoregressive Image Generation using Residual Quantization", arXiv
+    2203.01941. Rajput et al., "Recommender Systems with Generative Retrieval", arXiv
+    2305.05065, which uses it for Semantic IDs.
 
-
-class ResidualQuantizer(nn.Module):
-    """All codebooks, one after the other on what is left over.
-
-    Parameters
-    ----------
-    vq_layers : sequence of VectorQuantizer
-        The levels.
-
-    beta : float
-        Weight of the commitment loss.
-
-    gradient : {"full", "ste"}
-        ``"full"`` subtracts codewords as constants, so that the commitment loss of
-        every level reaches the encoder, and passes the gradient of the decoder straight
-        through once, on the sum. ``"ste"`` passes it through at every level, as
-        published: what one level adds, the next subtracts, and only the first
-        commitment loss arrives.
+    Examples
+    --------
+    >>> from sk_rqkplus import RQVAE
+    >>> from sk_rqkplus.datasets import make_catalogue
+    >>> X = make_catalogue(200, 8, random_state=0).data
+    >>> rq = RQVAE((8, 8), latent_dim=4, max_epochs=5, random_state=0).fit(X)
+    >>> rq.predict(X).shape
+    (200, 3)
     """
 
-    def __init__(
-        self, vq_layers: Sequence[VectorQuantizer], *, beta: float, gradient: str
-    ):
-        super().__init__()
-        self.vq_layers = nn.ModuleList(vq_layers)
-        self.beta = beta
-        self.gradient = gradient
+    _parameter_constraints: dict = {
+        **BaseAutoencoder._parameter_constraints,
+        "latent_dim": [POSITIVE_INT],
+        "init": [StrOptions({"k-means", "random"})],
+        "kmeans_iter": [POSITIVE_INT],
+    }
 
-    def forward(self, latent: Tensor) -> tuple[Tensor, Tensor]:
-        """Quantise a batch; return it and the mean over the levels of their losses."""
-        residual, total = latent, torch.zeros_like(latent)
-        losses = []
-        for layer in self.vq_layers:
-            word = layer(residual)
-            codebook_loss = F.mse_loss(word, residual.detach())
-            commitment_loss = F.mse_loss(word.detach(), residual)
-            losses.append(codebook_loss + self.beta * commitment_loss)
-            if self.gradient == "ste":
-                word = residual + (word - residual).detach()
-                residual = residual - word
-            else:
-                residual = residual - word.detach()
-            total = total + word
-        if self.gradient == "full":
-            total = latent + (total - latent).detach()
-        return total, torch.stack(losses).mean()
-
-
-class RQVAEModule(nn.Module):
-    """Encoder, residual quantiser and decoder.
-
-    Parameters
-    ----------
-    n_features : int
-        Number of features of the rows, and of the latent space.
-
-    hidden_layer_sizes : sequence of int
-        Hidden layers of the encoder; the decoder has them in reverse.
-
-    rq : ResidualQuantizer
-        The quantiser.
-
-    decoder : {"residual", "mlp"}
-        Whether the decoder starts as the identity, like the encoder, or at random.
-
-    **options : dict
-        Passed to :class:`MLP`.
-    """
+    _published = {"augment": "none", "revive_dead": False, "dedup": "suffix"}
+    _epoch_0 = "the fit is its untrained start"
 
     def __init__(
         self,
-        n_features: int,
-        hidden_layer_sizes: Sequence[int],
-        rq: ResidualQuantizer,
+        codebook_sizes=(256, 256, 256),
         *,
-        decoder: str,
-        **options,
+        latent_dim=32,
+        init="k-means",
+        kmeans_iter=100,
+        beta=0.25,
+        quant_weight=1.0,
+        loss="mse",
+        hidden_layer_sizes=(512, 256, 128),
+        dropout=0.0,
+        batch_norm=False,
+        gradient="ste",
+        augment="none",
+        balance="none",
+        sinkhorn_epsilon=0.0,
+        sinkhorn_iter=50,
+        revive_dead=True,
+        optimizer="adamw",
+        lr=1e-3,
+        weight_decay=0.0,
+        lr_schedule="cosine",
+        warmup_epochs=5,
+        clip_grad_norm=1.0,
+        max_epochs=200,
+        batch_size=256,
+        eval_every=25,
+        monitor="reconstruction_error",
+        validation_fraction=None,
+        patience=None,
+        checkpoint_dir=None,
+        n_checkpoints=5,
+        callbacks=None,
+        net_params=None,
+        precision="auto",
+        accelerate=False,
+        dedup="reassign",
+        store_catalogue=True,
+        device="auto",
+        random_state=None,
+        verbose=0,
     ):
-        super().__init__()
-        sizes = [n_features, *hidden_layer_sizes, n_features]
-        self.encoder = ResidualMLP(sizes, **options)
-        self.rq = rq
-        kind = ResidualMLP if decoder == "residual" else MLP
-        self.decoder = kind(sizes[::-1], **options)
+        self.codebook_sizes = codebook_sizes
+        self.latent_dim = latent_dim
+        self.init = init
+        self.kmeans_iter = kmeans_iter
+        self.beta = beta
+        self.quant_weight = quant_weight
+        self.loss = loss
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.dropout = dropout
+        self.batch_norm = batch_norm
+        self.gradient = gradient
+        self.augment = augment
+        self.balance = balance
+        self.sinkhorn_epsilon = sinkhorn_epsilon
+        self.sinkhorn_iter = sinkhorn_iter
+        self.revive_dead = revive_dead
+        self.optimizer = optimizer
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.lr_schedule = lr_schedule
+        self.warmup_epochs = warmup_epochs
+        self.clip_grad_norm = clip_grad_norm
+        self.max_epochs = max_epochs
+        self.batch_size = batch_size
+        self.eval_every = eval_every
+        self.monitor = monitor
+        self.validation_fraction = validation_fraction
+        self.patience = patience
+        self.checkpoint_dir = checkpoint_dir
+        self.n_checkpoints = n_checkpoints
+        self.callbacks = callbacks
+        self.net_params = net_params
+        self.precision = precision
+        self.accelerate = accelerate
+        self.dedup = dedup
+        self.store_catalogue = store_catalogue
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
 
-    def forward(self, X: Tensor) -> tuple[Tensor, Tensor]:
-        """Reconstruction and quantisation loss of a batch."""
-        quantised, quantisation_loss = self.rq(self.encoder(X))
-        return self.decoder(quantised), quantisation_loss
+    def _codebook_origin(self):
+        """The latent space has an origin of its own."""
+        return 0.0
+
+    def _networks(self, n_features, generator):
+        """Encoder and decoder, weights not set."""
+        sizes = [n_features, *self.hidden_layer_sizes, self.latent_dim]
+        options = {
+            "dropout": self.dropout,
+            "batch_norm": self.batch_norm,
+            "generator": generator,
+        }
+        return MLP(sizes, **options), MLP(sizes[::-1], **options)
+
+    def _start(self, X, sizes, rng):
+        """Module with random networks; sets ``mean_``."""
+        self.mean_ = column_means(X).astype(X.dtype)
+        encoder, decoder = self._networks(X.shape[1], self._generator(rng))
+        weights = torch.Generator().manual_seed(rng.randint(2**31 - 1))
+        encoder.reset(weights)
+        decoder.reset(weights)
+        if self.init == "k-means":
+            books = self._kmeans(X, encoder, sizes, rng)
+        else:
+            uniform = (rng.uniform(-1, 1, size=(n, self.latent_dim)) for n in sizes)
+            books = [book / len(book) for book in uniform]
+        prices = [np.zeros(len(book)) for book in books]
+        return self._make_module(encoder, decoder, books, prices)
+
+    def _kmeans(self, X, encoder, sizes, rng):
+        """Codebooks of what the encoder makes of the rows."""
+        rows = X[:: -(-len(X) // INIT_ROWS)]
+        latent = torch.inference_mode()(encoder.eval().double())
+        device = self._resolve_device()
+        largest = Leftover(rows, self.mean_, 1.0, latent=latent).squares().max()
+        scale = power_of_two(float(largest) ** 0.5)
+        left = Leftover(rows, self.mean_, scale, latent=latent, device=device)
+        for size in sizes:
+            n_codewords = count_distinct(left, size)
+            level = fit_codebook(left.rows, n_codewords, rng, max_iter=self.kmeans_iter)
+            words = Codewords(level.codebook)
+            left.advance(words, left.assign(words))
+        encoder.float().train()
+        return [words.codebook.cpu().numpy() * scale for words in left.levels]

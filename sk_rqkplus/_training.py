@@ -1,14 +1,18 @@
-"""The training loop: a private skorch net over whole batches, and what it reports."""
+"""The training loop: a private skorch net over whole batches."""
 
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from skorch import NeuralNet
-from skorch.callbacks import Callback, EarlyStopping, LRScheduler
-from torch import nn
+from skorch.callbacks import EarlyStopping
+from torch import Tensor
 from torch.nn import functional as F
+
+from sk_rqkplus._augment import REAL_SHARE, Mixtures
+from sk_rqkplus._callbacks import StopTraining
+from sk_rqkplus._extras import require
 
 LOSSES = {"mse": F.mse_loss, "l1": F.l1_loss}
 OPTIMIZERS = {
@@ -18,11 +22,10 @@ OPTIMIZERS = {
     "adagrad": torch.optim.Adagrad,
     "rmsprop": torch.optim.RMSprop,
 }
-MONITORS = ("reconstruction_error", "collision_rate")
-
-
-class StopTraining(Exception):
-    """Ends the training loop without an error."""
+# Mixtures are of a row and some of so many neighbours.
+NEIGHBOURS = 20
+# Dead codewords move to rows of a sample of this size.
+SAMPLE_ROWS = 4096
 
 
 class Rows:
@@ -34,7 +37,7 @@ class Rows:
     Parameters
     ----------
     X : ndarray of shape (n_samples, n_features)
-        Rows; only one batch at a time is copied.
+        Rows; only one batch at a time is copied, unless rows are mixed.
 
     y : None
         Ignored.
@@ -47,13 +50,35 @@ class Rows:
 
     rng : RandomState or None
         Shuffles the rows anew in every epoch; None keeps their order.
+
+    mixed : bool, default=False
+        Replace three rows in four by mixtures around them, drawn anew in every epoch.
+
+    process, n_processes : int, default=0 and 1
+        Of every batch take the rows of one of several processes that train together.
     """
 
-    def __init__(self, X, y=None, *, mean, batch_size, rng):
+    def __init__(
+        self,
+        X,
+        y=None,
+        *,
+        mean,
+        batch_size,
+        rng,
+        mixed=False,
+        process=0,
+        n_processes=1,
+    ):
         self.X = X
         self.mean = mean
         self.batch_size = batch_size
         self.rng = rng
+        self.mixtures = None
+        if mixed:
+            self.mixtures = Mixtures(self._centred(slice(None)), NEIGHBOURS)
+        self.process = process
+        self.n_processes = n_processes
 
     def __len__(self) -> int:
         return len(self._starts())
@@ -65,15 +90,44 @@ class Rows:
             starts.pop()
         return starts
 
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield one epoch, as pairs of a batch and a target that nobody reads."""
-        order = None if self.rng is None else self.rng.permutation(len(self.X))
+    def _centred(self, index: slice | np.ndarray) -> Tensor:
+        return torch.from_numpy(np.subtract(self.X[index], self.mean)).float()
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield one epoch, as pairs of a batch and the weight of its loss."""
+        source = order = None
+        if self.mixtures is not None:
+            source = self._smoothed()
+        elif self.rng is not None:
+            order = self.rng.permutation(len(self.X))
         starts = self._starts()
         for start, stop in zip(starts, [*starts[1:], len(self.X)], strict=True):
-            rows = slice(start, stop)
-            values = self.X[rows] if order is None else self.X[np.sort(order[rows])]
-            batch = torch.from_numpy(np.subtract(values, self.mean)).float()
-            yield batch, torch.empty(0)
+            own = slice(start + self.process, stop, self.n_processes)
+            # Processes with fewer rows of a batch count less in the mean of them all.
+            n_own = len(range(len(self.X))[own])
+            weight = torch.tensor(n_own * self.n_processes / (stop - start))
+            if source is not None:
+                yield source[own], weight
+            else:
+                index = own if order is None else np.sort(order[own])
+                yield self._centred(index), weight
+
+    def _smoothed(self) -> Tensor:
+        """A quarter of the rows as they are, and mixtures around the others."""
+        order = self.rng.permutation(len(self.X))
+        n_real = -(-len(order) // REAL_SHARE)
+        own = torch.from_numpy(order[n_real:])
+        mixed = self.mixtures.draw(own, self.rng)
+        rows = torch.cat([self._centred(order[:n_real]), mixed])
+        return rows[torch.from_numpy(self.rng.permutation(len(rows)))]
+
+    def sample(self) -> Tensor:
+        """Some of the rows, evenly spaced and centred."""
+        return self._centred(slice(None, None, -(-len(self.X) // SAMPLE_ROWS)))
+
+
+class NoCriterion:
+    """Stands where skorch wants a criterion: the net computes its loss itself."""
 
 
 class RQVAENet(NeuralNet):
@@ -90,20 +144,37 @@ class RQVAENet(NeuralNet):
     quant_weight : float
         Weight of the quantisation loss.
 
+    bfloat16 : bool
+        Let the layers compute in bfloat16; weights stay in float32.
+
     **options : dict
         Passed to :class:`skorch.NeuralNet`.
     """
 
-    def __init__(self, module, *, loss="mse", quant_weight=1.0, **options):
+    n_processes = 1
+
+    def __init__(
+        self, module, *, loss="mse", quant_weight=1.0, bfloat16=False, **options
+    ):
         super().__init__(
             module,
-            criterion=nn.Identity,
+            criterion=NoCriterion,
             train_split=None,
             verbose=0,
             **options,
         )
         self.loss = loss
         self.quant_weight = quant_weight
+        self.bfloat16 = bfloat16
+
+    @property
+    def networks(self):
+        """The module, without what several processes wrap around it."""
+        return getattr(self.module_, "module", self.module_)
+
+    def over_processes(self, values: Tensor) -> Tensor:
+        """Sum over the processes that train together."""
+        return values
 
     def get_dataset(self, X, y=None):
         """Leave the rows as they are."""
@@ -116,14 +187,21 @@ class RQVAENet(NeuralNet):
         """Batches come from the rows themselves."""
         return dataset
 
+    def infer(self, x, **fit_params):
+        """Apply the module, in bfloat16 where that was asked for."""
+        device = next(self.module_.parameters()).device.type
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=self.bfloat16):
+            return super().infer(x, **fit_params)
+
     def get_loss(self, y_pred, y_true, X=None, training=False):
         """Reconstruction loss plus weighted quantisation loss."""
         decoded, quantisation = y_pred
-        reconstruction = LOSSES[self.loss](decoded, X)
+        reconstruction = LOSSES[self.loss](decoded, X.to(decoded.device))
         # History records plain numbers; the sum is what the optimizer sees.
         self.history.record_batch("reconstruction_loss", reconstruction.item())
         self.history.record_batch("quantisation_loss", quantisation.item())
-        return reconstruction + self.quant_weight * quantisation
+        total = reconstruction + self.quant_weight * quantisation
+        return total if self.n_processes == 1 else total * y_true.to(total.device)
 
     def partial_fit(self, X, y=None, classes=None, **fit_params):
         """Train further epochs; unlike skorch, let Ctrl-C through.
@@ -167,207 +245,78 @@ def _is_early_stopping(interrupt: KeyboardInterrupt) -> bool:
     return frame.f_code is EarlyStopping.on_epoch_end.__code__
 
 
-class ClipGradient(Callback):
-    """Record the norm of the gradient, and clip it.
+def make_accelerator(device: torch.device):
+    """Accelerator of the processes that train together.
 
     Parameters
     ----------
-    max_norm : float or None
-        Largest norm; None only records.
-    """
-
-    def __init__(self, max_norm):
-        self.max_norm = max_norm
-
-    def on_grad_computed(self, net, named_parameters, **kwargs):
-        """Clip before the optimizer takes its step."""
-        limit = np.inf if self.max_norm is None else self.max_norm
-        gradients = [p.grad for _, p in named_parameters if p.grad is not None]
-        norm = gradient_norm(gradients)
-        net.history.record_batch("gradient_norm", norm)
-        if norm > limit:
-            for gradient in gradients:
-                gradient.mul_(limit / (norm + 1e-6))
-
-
-def gradient_norm(gradients: list[torch.Tensor]) -> float:
-    """Euclidean norm of all gradients together.
-
-    Row by row and then over the rows in float64: a sum over a whole tensor would depend
-    on the number of threads in its last bits, and with it the clipped gradients.
-
-    Parameters
-    ----------
-    gradients : list of Tensor
-        Gradients.
+    device : torch.device
+        Where to train.
 
     Returns
     -------
-    norm : float
-        Their norm.
+    accelerator : accelerate.Accelerator
+        It knows the number of processes from the environment.
     """
-    squares = 0.0
-    for gradient in gradients:
-        rows = gradient.reshape(len(gradient), -1).double().square().sum(dim=1)
-        squares += float(rows.cpu().numpy().sum())
-    return float(np.sqrt(squares))
-
-
-class StopOnNaN(Callback):
-    """Raise as soon as a loss is not finite."""
-
-    def on_batch_end(self, net, batch=None, training=False, **kwargs):
-        """Look at the loss that was recorded last."""
-        loss = net.history[-1, "batches", -1, "train_loss"]
-        if not np.isfinite(loss):
-            raise ValueError(
-                f"loss={loss} at epoch {len(net.history)} should be finite. Lower lr, "
-                "set clip_grad_norm, or scale X to the order of one."
-            )
-
-
-class KeepBest(Callback):
-    """Score the model before the first epoch and every few epochs; keep the best.
-
-    Parameters
-    ----------
-    evaluate : callable
-        Maps a net to a dict of figures; lower is better.
-
-    snapshot : callable
-        Maps a net to a copy of its state.
-
-    monitor : str
-        Which figure decides.
-
-    every : int
-        Epochs between two evaluations; the last epoch is always evaluated.
-
-    patience : int or None
-        Stop after so many evaluations without a better one.
-    """
-
-    def __init__(self, evaluate, snapshot, *, monitor, every, patience):
-        self.evaluate = evaluate
-        self.snapshot = snapshot
-        self.monitor = monitor
-        self.every = every
-        self.patience = patience
-
-    def on_train_begin(self, net, **kwargs):
-        """Score epoch 0, the warm start."""
-        self.figures_ = [{"epoch": 0, **self.evaluate(net)}]
-        self.best_ = self.figures_[0]
-        self.state_ = self.first_state_ = self.snapshot(net)
-        self.stale_ = 0
-
-    def on_epoch_end(self, net, **kwargs):
-        """Score, and keep the state if it is the best so far."""
-        epoch = len(net.history)
-        if epoch % self.every and epoch != net.max_epochs:
-            return
-        self.figures_.append({"epoch": epoch, **self.evaluate(net)})
-        if self.figures_[-1][self.monitor] < self.best_[self.monitor]:
-            self.best_ = self.figures_[-1]
-            self.state_ = self.snapshot(net)
-            self.stale_ = 0
-            return
-        self.stale_ += 1
-        if self.patience is not None and self.stale_ >= self.patience:
-            raise StopTraining
-
-
-class Tick(Callback):
-    """Report the end of every epoch.
-
-    Parameters
-    ----------
-    tick : callable
-        Called with the training loss; stops the training when it returns true.
-    """
-
-    def __init__(self, tick):
-        self.tick = tick
-
-    def on_epoch_end(self, net, **kwargs):
-        """Pass the mean loss of the epoch on."""
-        if self.tick(loss=net.history[-1, "train_loss"]):
-            raise StopTraining
-
-
-def learning_rate(schedule: str, n_warmup: int, n_steps: int) -> Callable[[int], float]:
-    """Factor of the learning rate at every optimizer step.
-
-    Parameters
-    ----------
-    schedule : {"constant", "linear", "cosine"}
-        Course after the warm-up: no change, or a fall to zero at the last step.
-
-    n_warmup : int
-        Steps in which the factor rises linearly from zero to one.
-
-    n_steps : int
-        Steps of the whole training.
-
-    Returns
-    -------
-    factor : callable
-        Maps the number of a step, from 0, to the factor.
-    """
-
-    def factor(step: int) -> float:
-        """Factor at one step."""
-        if step < n_warmup:
-            return step / max(1, n_warmup)
-        left = max(0.0, (n_steps - step) / max(1, n_steps - n_warmup))
-        if schedule == "linear":
-            return left
-        return 1.0 if schedule == "constant" else (1 - np.cos(np.pi * left)) / 2
-
-    return factor
-
-
-def schedule_callback(factor: Callable[[int], float]) -> LRScheduler:
-    """Callback that applies a factor after every batch.
-
-    Parameters
-    ----------
-    factor : callable
-        Maps the number of a step to the factor of the learning rate.
-
-    Returns
-    -------
-    callback : LRScheduler
-        For a net.
-    """
-    return LRScheduler(
-        policy=torch.optim.lr_scheduler.LambdaLR, lr_lambda=factor, step_every="batch"
+    accelerate = require("accelerate", extra="accelerate")
+    # Buffers count rows and hold prices, which every process keeps by itself.
+    options = accelerate.DistributedDataParallelKwargs(broadcast_buffers=False)
+    return accelerate.Accelerator(
+        cpu=device.type == "cpu", kwargs_handlers=[options], mixed_precision="no"
     )
 
 
-def summarise(history: list[dict], figures: list[dict]) -> list[dict]:
-    """One plain dict per epoch: mean losses of its batches, and figures if scored.
+def make_accelerated_net(module, accelerator, **options) -> RQVAENet:
+    """Net that trains together with the nets of other processes.
 
     Parameters
     ----------
-    history : list of dict
-        History of a net, one entry per epoch.
+    module : RQVAEModule
+        What to train.
 
-    figures : list of dict
-        Figures of the epochs that were scored, among them epoch 0.
+    accelerator : accelerate.Accelerator
+        Joins the processes.
+
+    **options : dict
+        Passed to :class:`RQVAENet`.
 
     Returns
     -------
-    epochs : list of dict
-        Entry i belongs to epoch i; entry 0 has figures only.
+    net : RQVAENet
+        The net; its module is plain again after training.
     """
-    epochs: list[dict] = [{"epoch": epoch} for epoch in range(len(history) + 1)]
-    for entry, row in zip(epochs[1:], history, strict=True):
-        for key in ("train_loss", "reconstruction_loss", "quantisation_loss"):
-            entry[key] = float(np.mean([batch[key] for batch in row["batches"]]))
-        entry["gradient_norm"] = float(
-            np.mean([batch["gradient_norm"] for batch in row["batches"]])
-        )
-    for row in figures:
-        epochs[row["epoch"]].update(row)
-    return epochs
+    from skorch.hf import AccelerateMixin
+
+    class AcceleratedNet(AccelerateMixin, RQVAENet):
+        n_processes = accelerator.num_processes
+
+        def over_processes(self, values: Tensor) -> Tensor:
+            return accelerator.reduce(values, reduction="sum")
+
+        def get_iterator(self, dataset, training=False):
+            return dataset
+
+    # The accelerator places the module.
+    options["device"] = None
+    return AcceleratedNet(module, accelerator=accelerator, **options)
+
+
+def can_bfloat16(device: torch.device) -> bool:
+    """Whether products in bfloat16 are fast on a device.
+
+    Parameters
+    ----------
+    device : torch.device
+        A CPU or a GPU.
+
+    Returns
+    -------
+    fast : bool
+        True for GPUs with tensor cores for it, and processors with instructions for it.
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if not hasattr(torch.cpu, "get_capabilities"):  # torch of 2024 and 2025
+        return False
+    known = torch.cpu.get_capabilities()
+    return bool(known.get("amx_bf16") or known.get("avx512_bf16"))

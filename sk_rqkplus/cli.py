@@ -1,25 +1,24 @@
-"""Command line: ``sk-rqkplus demo``, ``fit`` and ``encode``."""
+"""Command line: ``sk-rqkplus`` and its commands."""
 
 import argparse
 import ast
 import sys
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from textwrap import fill
+from typing import Any, NoReturn
 
-import joblib
-import numpy as np
-from sklearn.decomposition import PCA
-from sklearn.pipeline import Pipeline
-from tabulate import tabulate
+from sk_rqkplus import RQKMeansPlus, __version__, _commands
+from sk_rqkplus._cli_files import ALL_FORMATS
+from sk_rqkplus._layout import SUFFIXES
+from sk_rqkplus._template import PUBLISHED
 
-from sk_rqkplus import RQKMeans, RQKMeansPlus, __version__, metrics
-from sk_rqkplus._files import atomic_write
-from sk_rqkplus.tokens import SUFFIXES, write_index_json
-
-ESTIMATORS = {"rqkmeans": RQKMeans, "rqkmeans-plus": RQKMeansPlus}
-MODEL_FILE = "model.joblib"
+ERRORS = (ValueError, TypeError, OSError, EOFError, ImportError, MemoryError)
+MODEL_HELP = "directory that fit wrote; loading runs code, so trust its origin"
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Parameters
@@ -34,85 +33,298 @@ def main(argv=None):
     """
     args = _parser().parse_args(argv)
     try:
-        args.run(args)
-    except (ValueError, TypeError, OSError, EOFError, ImportError) as error:
-        print(f"sk-rqkplus: {' '.join(str(error).split())}", file=sys.stderr)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            args.run(args)
+    except (
+        ValueError,
+        TypeError,
+        OSError,
+        EOFError,
+        ImportError,
+        MemoryError,
+    ) as error:
+        _say(str(error) or type(error).__name__)
         return 2
     except KeyboardInterrupt:
-        print("sk-rqkplus: interrupted", file=sys.stderr)
+        _say("interrupted")
         return 130
     return 0
 
 
-def _parser():
-    parser = argparse.ArgumentParser(
-        prog="sk-rqkplus", description="Semantic IDs from item embeddings."
-    )
+def _say(text: str) -> None:
+    """Print a line on standard error."""
+    print(f"sk-rqkplus: {' '.join(text.split())}", file=sys.stderr)
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    _say(f"warning: {message}")
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        _say(f"{message}. See {self.prog} --help.")
+        raise SystemExit(2)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="sk-rqkplus", description="Semantic IDs of item embeddings.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for add in (
+        _add_demo,
+        _add_fit,
+        _add_encode,
+        _add_extend,
+        _add_export,
+        _add_compare,
+        _add_report,
+        _add_suggest,
+    ):
+        add(commands)
+    return parser
 
-    demo = _command(
+
+def _add_demo(commands: Any) -> None:
+    command = _command(
         commands,
-        "demo",
-        _demo,
+        _commands.demo,
         "Semantic IDs of the functions and classes of the installed numpy, scipy, "
         "scikit-learn and torch.",
-        "sk-rqkplus demo --out demo-output",
+        "--out demo-output",
     )
-    demo.add_argument(
+    command.add_argument(
         "--out",
         type=Path,
         default=Path("demo-output"),
         help="directory for index.json and the model (default: %(default)s)",
     )
-    _add_parameters(demo, RQKMeansPlus)
+    _add_force(command, "index.json and the model")
+    _add_parameters(command, RQKMeansPlus)
 
-    fit = _command(
+
+def _add_fit(commands: Any) -> None:
+    command = _command(
         commands,
-        "fit",
-        _fit,
+        _commands.fit,
         "Fit an estimator on a matrix of embeddings.",
-        "sk-rqkplus fit items.npy --model model --codebook-sizes 256,256,256",
+        "items.npy --model model --codebook-sizes 256,256,256",
     )
-    fit.add_argument("embeddings", type=Path, help=".npy file (n_items, n_features)")
-    fit.add_argument("--model", type=Path, required=True, help="directory to write")
-    fit.add_argument("--force", action="store_true", help="overwrite the model")
-    fit.add_argument(
-        "--estimator", choices=list(ESTIMATORS), default="rqkmeans-plus", help=" "
+    _add_embeddings(command)
+    command.add_argument("--model", type=Path, required=True, help="directory to write")
+    _add_force(command, "the model")
+    command.add_argument(
+        "--estimator", choices=list(_commands.ESTIMATORS), default="rqkmeans-plus"
     )
-    _add_parameters(fit, RQKMeans, RQKMeansPlus)
+    _add_parameters(command, *_commands.ESTIMATORS.values())
 
-    encode = _command(
+
+def _add_encode(commands: Any) -> None:
+    command = _command(
         commands,
-        "encode",
-        _encode,
-        "Write the tokens of items with a fitted model.",
-        "sk-rqkplus encode items.npy --model model --out index.json",
+        _commands.encode,
+        "Write the IDs of items. IDs of items that the model does not know are "
+        "provisional: extend registers them.",
+        "items.npy --model model --out index.json",
     )
-    encode.add_argument("embeddings", type=Path, help=".npy file (n_items, n_features)")
-    encode.add_argument(
-        "--model",
+    _add_embeddings(command)
+    command.add_argument("--model", type=Path, required=True, help=MODEL_HELP)
+    _add_out(command)
+    _add_force(command, "the output")
+
+
+def _add_extend(commands: Any) -> None:
+    command = _command(
+        commands,
+        _commands.extend,
+        "Register new items in a model and write their IDs. IDs given before never "
+        "change, and items known already keep theirs. The model is replaced, and the "
+        "IDs are written only if it is.",
+        "new.parquet --column embedding --model model --out new-ids.parquet",
+    )
+    _add_embeddings(command)
+    command.add_argument("--model", type=Path, required=True, help=MODEL_HELP)
+    _add_out(command)
+    _add_force(command, "the output")
+
+
+def _add_export(commands: Any) -> None:
+    command = _command(
+        commands,
+        _commands.export,
+        "Write the IDs of all items of a model, or those of a file, in another format.",
+        "model --out ids.parquet --suffix never",
+    )
+    command.add_argument(
+        "source",
         type=Path,
-        required=True,
-        help="directory that fit wrote; loading runs code, so trust its origin",
+        help="directory that fit wrote, or IDs: .npy, .parquet, .jsonl or index.json",
     )
-    encode.add_argument("--out", type=Path, required=True, help="index.json to write")
-    encode.add_argument("--force", action="store_true", help="overwrite the output")
-    encode.add_argument("--base", type=int, choices=(0, 1), default=0, help=" ")
-    encode.add_argument("--suffix", choices=SUFFIXES, default="always", help=" ")
-    return parser
+    _add_out(command)
+    _add_force(command, "the output")
+    command.add_argument(
+        "--codebook-sizes",
+        type=_value,
+        help="of IDs that come from a file, for the formats token-ids and vocabulary",
+    )
+    _add_layout(command, "source-", "tokens of a source that is an index.json")
+    _add_n_levels(command)
 
 
-def _command(commands, name, run, description, example):
+def _add_compare(commands: Any) -> None:
+    command = _command(
+        commands,
+        _commands.compare,
+        "Say what share of IDs, and of their prefixes, changed from one model or file "
+        "to another. Items are matched by their item IDs, or else by their rows.",
+        "old-model new-model",
+    )
+    for name in ("old", "new"):
+        command.add_argument(
+            name,
+            type=Path,
+            help="directory that fit wrote, or IDs: .npy, .parquet, .jsonl, index.json",
+        )
+    _add_json(command)
+    _add_layout(command, "", "tokens, where a side is an index.json")
+    _add_n_levels(command)
+
+
+def _add_report(commands: Any) -> None:
+    command = _command(
+        commands,
+        _commands.report,
+        "Say what the codes and IDs of a model are like.",
+        "items.npy --model model --titles titles.json --out report.html",
+    )
+    _add_embeddings(command, item_ids=False)
+    command.add_argument("--model", type=Path, required=True, help=MODEL_HELP)
+    command.add_argument(
+        "--titles", type=Path, help="JSON list of strings, or a text of one line each"
+    )
+    command.add_argument(
+        "--out", type=Path, help="page to write: .html, or .json or .txt"
+    )
+    _add_force(command, "the output")
+
+
+def _add_suggest(commands: Any) -> None:
+    command = _command(
+        commands,
+        _commands.suggest,
+        "Try codebook sizes on a part of the items, and recommend one.",
+        "items.npy --n-levels 3",
+    )
+    _add_embeddings(command, item_ids=False)
+    _add_n_levels(command)
+    command.add_argument(
+        "--candidates",
+        type=_value,
+        help="sizes to try: 64,128,256 for levels of one size, or (64,64,256),(9,9,9)",
+    )
+    command.add_argument(
+        "--max-collision-rate",
+        type=float,
+        default=0.2,
+        help="of codes, that is low enough (default: 0.2)",
+    )
+    command.add_argument("--random-state", type=int, default=0, help="(default: 0)")
+    _add_json(command)
+
+
+def _command(
+    commands: Any, run: Callable, description: str, example: str
+) -> argparse.ArgumentParser:
+    """Subcommand that is called like its function."""
     command = commands.add_parser(
-        name,
-        help=description,
-        description=description,
-        epilog=f"Example: {example}",
+        run.__name__,
+        help=description.partition(".")[0] + ".",
+        description=fill(description),
+        epilog=f"Example: sk-rqkplus {run.__name__} {example}",
+        # The example is to be copied as it is.
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.set_defaults(run=run)
     return command
+
+
+def _add_embeddings(command: argparse.ArgumentParser, item_ids: bool = True) -> None:
+    command.add_argument(
+        "embeddings",
+        type=Path,
+        help="matrix (n_items, n_features): .npy, .npz, .parquet or .safetensors",
+    )
+    command.add_argument(
+        "--column", help="column of a .parquet, of lists of numbers, if it has several"
+    )
+    command.add_argument(
+        "--key", help="array of an .npz or .safetensors, if it has several"
+    )
+    if item_ids:
+        command.add_argument(
+            "--item-ids",
+            metavar="COLUMN",
+            help="column of a .parquet: keys of the items",
+        )
+
+
+def _add_out(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="file to write; its ending is its format: .json (index.json), .jsonl, "
+        ".parquet, .txt (strings) or .npy (IDs)",
+    )
+    command.add_argument(
+        "--format", choices=ALL_FORMATS, help="format of the output, whatever its name"
+    )
+    _add_layout(command, "", "tokens of the output")
+    command.add_argument(
+        "--separator", default="", help="between the tokens of strings (default: none)"
+    )
+    command.add_argument(
+        "--start", type=int, default=0, help="first of the token-ids (default: 0)"
+    )
+
+
+def _add_json(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="print a JSON object")
+
+
+def _add_n_levels(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--n-levels", type=int, default=3, help="levels of a code (default: 3)"
+    )
+
+
+def _add_layout(command: argparse.ArgumentParser, prefix: str, title: str) -> None:
+    """Options of the text of tokens."""
+    group = command.add_argument_group(title)
+    group.add_argument(
+        f"--{prefix}base",
+        type=int,
+        choices=(0, 1),
+        default=0,
+        help="number of the first codeword (default: 0)",
+    )
+    group.add_argument(
+        f"--{prefix}suffix",
+        choices=SUFFIXES,
+        default="always",
+        help="which IDs have a token for their suffix (default: always)",
+    )
+    group.add_argument(
+        f"--{prefix}template",
+        default=PUBLISHED,
+        help=f"text of a token (default: {PUBLISHED})",
+    )
+
+
+def _add_force(command: argparse.ArgumentParser, what: str) -> None:
+    command.add_argument("--force", action="store_true", help=f"overwrite {what}")
 
 
 def _add_parameters(command, *estimators):
@@ -139,130 +351,3 @@ def _value(text):
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return {"true": True, "false": False, "none": None}.get(text, text)
-
-
-def _estimator(kind, args, **defaults):
-    """Estimator with the parameters of the command line."""
-    given = {
-        name.removeprefix("param_"): value
-        for name, value in vars(args).items()
-        if name.startswith("param_")
-    }
-    estimator = kind()
-    known = estimator.get_params(deep=False)
-    # "none" is a word where it is a choice, as in balance.
-    given = {
-        name: "none" if name == "balance" and value is None else value
-        for name, value in given.items()
-    }
-    unknown = sorted(set(given) - set(known))
-    if unknown:
-        raise ValueError(
-            f"--{unknown[0].replace('_', '-')} is no parameter of {kind.__name__}. "
-            "Choose another --estimator or leave it out."
-        )
-    return estimator.set_params(**{**defaults, **given})
-
-
-def _load_embeddings(path):
-    try:
-        X = np.load(path, mmap_mode="r", allow_pickle=False)
-    except ValueError as error:
-        raise ValueError(f"{path} should be a .npy file of numbers: {error}") from error
-    if not isinstance(X, np.ndarray):
-        raise ValueError(f"{path} should be a .npy file with one matrix.")
-    return X
-
-
-def _refuse(path, force):
-    if path.exists() and not force:
-        raise ValueError(f"{path} exists already. Use --force to overwrite it.")
-
-
-def _save_model(model, directory):
-    directory.mkdir(parents=True, exist_ok=True)
-    with atomic_write(directory / MODEL_FILE) as temporary:
-        joblib.dump(model, temporary)
-
-
-def _fit(args):
-    _refuse(args.model / MODEL_FILE, args.force)
-    estimator = _estimator(ESTIMATORS[args.estimator], args, verbose=1)
-    X = _load_embeddings(args.embeddings)
-    estimator.fit(X)
-    _save_model(estimator, args.model)
-    print(_figures(estimator, X))
-    print(f"Model: {args.model / MODEL_FILE}")
-
-
-def _encode(args):
-    _refuse(args.out, args.force)
-    path = args.model / MODEL_FILE
-    if not path.exists():
-        raise ValueError(
-            f"--model {args.model} should hold {MODEL_FILE}. Run fit first."
-        )
-    model = joblib.load(path)
-    X = _load_embeddings(args.embeddings)
-    # In one call, since IDs of new rows are unique within a call.
-    ids = model.predict(X)
-    write_index_json(args.out, ids, base=args.base, suffix=args.suffix)
-    print(f"{len(ids)} items: {args.out}")
-
-
-def _demo(args):
-    from sk_rqkplus.datasets import load_api_catalogue
-
-    print("Reading the docstrings of the installed packages ...", flush=True)
-    catalogue = load_api_catalogue()
-    sid = _estimator(RQKMeansPlus, args, codebook_sizes=(64, 64, 64), verbose=1)
-    if sid.random_state is None:
-        sid.set_params(random_state=0)
-    model = Pipeline([("pca", PCA(64, random_state=0)), ("sid", sid)])
-    ids = model.fit_predict(catalogue.data)
-    print(f"\n{len(ids)} public functions and classes of the installed packages\n")
-    print(_figures(sid, model[:-1].transform(catalogue.data)))
-    print("\nSome first-level groups:\n")
-    print(_groups(catalogue.names, ids))
-    args.out.mkdir(parents=True, exist_ok=True)
-    write_index_json(args.out / "index.json", ids)
-    _save_model(model, args.out)
-    print(f"\nIDs: {args.out / 'index.json'}   Model: {args.out / MODEL_FILE}")
-
-
-def _figures(estimator, X):
-    """Table of what a fit came to."""
-    sizes = [len(book) for book in estimator.codebooks_]
-    codes, ids = estimator.codes_, estimator.ids_
-    share = metrics.perplexity(codes) / sizes
-    variance = float(np.var(X, axis=0, dtype=np.float64).mean())
-    error = -estimator.score(X)
-    rows = [
-        ("codebook sizes", " x ".join(map(str, sizes))),
-        ("collision rate of the codes", f"{metrics.collision_rate(codes):.1%}"),
-        ("collision rate of the IDs", f"{metrics.collision_rate(ids):.1%}"),
-        ("IDs with a suffix above 0", f"{(ids[:, -1] > 0).mean():.1%}"),
-        ("perplexity / size, per level", "  ".join(f"{value:.2f}" for value in share)),
-        ("reconstruction error (MSE)", f"{error:.3g}"),
-        ("explained variance", f"{1 - error / variance:.1%}" if variance else "-"),
-    ]
-    if hasattr(estimator, "best_epoch_"):
-        first = estimator.history_[0]["reconstruction_error"]
-        rows.append(("MSE of epoch 0 (RQ-KMeans)", f"{first:.3g}"))
-        rows.append(("best epoch", f"{estimator.best_epoch_} of {estimator.n_iter_}"))
-    return tabulate(rows, tablefmt="plain", disable_numparse=True)
-
-
-def _groups(names, ids, n_groups=6, n_names=6):
-    """First-level groups of middle size, by the names of their items."""
-    values, counts = np.unique(ids[:, 0], return_counts=True)
-    order = values[np.argsort(counts, kind="stable")]
-    spread = np.linspace(0.4, 0.95, n_groups) * (len(order) - 1)
-    chosen = order[np.unique(spread.astype(int))]
-    lines = []
-    for value in chosen:
-        members = names[ids[:, 0] == value]
-        picked = members[np.linspace(0, len(members) - 1, n_names).astype(int)]
-        shown = ", ".join(dict.fromkeys(picked.tolist()))
-        lines.append(f"<a_{value}> ({len(members)} items): {shown}")
-    return "\n".join(lines)

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from conftest import PACKAGE_ENV
 from numpy.testing import assert_array_equal
+from scipy.sparse.csgraph import connected_components
 from sklearn.decomposition import PCA
+from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
 
-from sk_rqkplus import RQKMeans, _catalogue
+from sk_rqkplus import RQKMeans, RQKMeansPlus, _catalogue, _sketch
 from sk_rqkplus.ids import Catalogue, deduplicate, duplicate_groups, sketch
 
 METHODS = ["suffix", "reassign"]
@@ -59,6 +61,36 @@ def test_sketch_of_a_row_does_not_depend_on_chunks(monkeypatch):
     whole = sketch(X)
     monkeypatch.setattr("sk_rqkplus._sketch.CHUNK_ROWS", 7)
     np.testing.assert_allclose(sketch(X), whole, rtol=1e-6)
+
+
+@pytest.mark.parametrize("weights", [None, np.zeros(4, np.uint64)])
+@pytest.mark.parametrize("seed", range(5))
+def test_equal_rows_are_grouped_whatever_the_hash(monkeypatch, weights, seed):
+    if weights is not None:
+        monkeypatch.setattr(_sketch, "WEIGHTS", weights)
+    rng = np.random.RandomState(seed)
+    codes = rng.randint(5, size=80)
+    sketches = rng.randint(-1, 2, size=(80, 3)).astype(np.float32)
+    sketches[::7] *= -1
+    group = _sketch._equal_rows(codes, sketches)
+    rows = np.column_stack([codes, sketches])
+    same = (rows[:, None] == rows).all(axis=2)
+    assert_array_equal(group[:, None] == group, same)
+    linked = _sketch._linked_rows(codes, sketches, 0.0)
+    assert_array_equal(linked[:, None] == linked, same)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_rows_are_linked_column_by_column(seed):
+    rng = np.random.RandomState(seed)
+    codes, sketches = rng.randint(3, size=60), rng.rand(60, 3).astype(np.float32)
+    group = codes
+    for column in sketches.T:
+        # Brute-force twin: a chain of steps among the rows of a group.
+        linked = (np.abs(column[:, None] - column) <= 0.1) & (group[:, None] == group)
+        group = connected_components(linked)[1]
+    found = _sketch._linked_rows(codes, sketches, 0.1)
+    assert_array_equal(found[:, None] == found, group[:, None] == group)
 
 
 # Catalogue
@@ -931,6 +963,21 @@ def test_the_fingerprint_is_that_of_the_model(X, fitted):
     with pytest.raises(ValueError, match="catalogue_ has fingerprint=.* another model"):
         other.catalogue_ = fitted.catalogue_
     assert_array_equal(other.predict(X), other.ids_)
+    with pytest.raises(TypeError, match="catalogue_=3 should be a Catalogue"):
+        other.catalogue_ = 3
+    with pytest.raises(NotFittedError, match="is not fitted yet"):
+        RQKMeans().catalogue_ = fitted.catalogue_
+
+
+def test_the_fingerprint_knows_the_encoder(X, fitted):
+    plus = RQKMeansPlus(codebooks=fitted, max_epochs=0, codebook_sizes=(16, 16, 16))
+    plus.fit(X)
+    assert_array_equal(plus.codes_, fitted.codes_)
+    assert plus.fingerprint_ != fitted.fingerprint_
+    assert plus.catalogue_.fingerprint == plus.fingerprint_
+    before = plus._fingerprint()
+    plus.state_[min(plus.state_)] = plus.state_[min(plus.state_)] + 1
+    assert plus._fingerprint() != before == plus.fingerprint_
 
 
 def test_a_saved_catalogue_is_refused_by_another_model(X, fitted, tmp_path):

@@ -10,13 +10,14 @@ from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import sk_rqkplus
-from sk_rqkplus import RQKMeans, RQKMeansPlus
+from sk_rqkplus import RQVAE, RQKMeans, RQKMeansPlus
 
 SMALL = [
     RQKMeans((4, 4), random_state=0),
     RQKMeansPlus((4, 4), max_epochs=2, eval_every=1, random_state=0),
+    RQVAE((4, 4), latent_dim=3, max_epochs=2, eval_every=1, random_state=0),
 ]
-ESTIMATORS = [RQKMeans(), RQKMeansPlus(max_epochs=2), *SMALL]
+ESTIMATORS = [RQKMeans(), RQKMeansPlus(max_epochs=2), RQVAE(max_epochs=2), *SMALL]
 
 
 @parametrize_with_checks(ESTIMATORS)
@@ -54,6 +55,7 @@ LAYERS = [
         "_groups",
         "_pairs",
         "_prefixes",
+        "_template",
         "_text",
         "_threads",
         "_titles",
@@ -65,18 +67,21 @@ LAYERS = [
         "_codebook_files",
         "_duplicates",
         "_keys",
+        "_layout",
+        "_parquet",
         "_progress",
         "_sketch",
         "_store",
         "metrics",
-        "tokens",
     },
     {"_beam", "_balance", "_deduplicate", "_entries", "_refine", "scorers"},
-    {"_residual", "_catalogue"},
-    {"_lloyd", "_rqvae", "_compare"},
-    {"ids"},
-    {"_base", "_training"},
-    {"_rqkmeans"},
+    {"_matrix_files", "_token_files", "_tokens", "_vocabulary"},
+    {"_residual", "_catalogue", "_token_json", "_token_parquet", "_trie"},
+    {"_lloyd", "_networks", "_callbacks", "_checkpoints", "_compare"},
+    {"ids", "tokens"},
+    {"_base", "_training", "_published"},
+    {"_autoencoder"},
+    {"_rqkmeans", "_rqvae"},
     {"_rqkmeans_plus"},
     {"datasets"},
     {"__init__"},
@@ -84,6 +89,8 @@ LAYERS = [
     {"_report_figures", "plotting"},
     {"_report_html", "model_selection"},
     {"report"},
+    {"_cli_files"},
+    {"_commands"},
     {"cli"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

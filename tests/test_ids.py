@@ -384,6 +384,17 @@ def test_bad_orders_are_named(params, message):
         ([[0.0, 1.0]], {}, "codes have dtype=float64, which should be an integer type"),
         ([[0, 2**31]], {}, "codes have the value 2147483648, which should fit into 32"),
         ([0, 1], {}, "Expected 2D array, got 1D array"),
+        ([[0, 1]], {"taken": [[0, 1]]}, "taken have 2 columns, which should be 3"),
+        (
+            [[0, 1], [0, 1]],
+            {
+                "method": "reassign",
+                "codebook_size": 2,
+                "distances": lambda rows: np.zeros((len(rows), 2)),
+                "taken": [[0, 5, 0]],
+            },
+            "taken have the last codeword 5, which should be below codebook_size=2",
+        ),
     ],
 )
 def test_bad_arguments_of_deduplicate_are_named(codes, params, message):

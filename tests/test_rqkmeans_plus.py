@@ -16,10 +16,7 @@ from sklearn.pipeline import Pipeline
 from skorch.callbacks import Callback, EarlyStopping
 
 from sk_rqkplus import RQKMeans, RQKMeansPlus
-from sk_rqkplus._codebook_files import write_codebooks
-from sk_rqkplus._rqvae import MLP, Dropout, sinkhorn
-from sk_rqkplus._threads import one_thread
-from sk_rqkplus._training import Rows, gradient_norm, learning_rate
+from sk_rqkplus._training import Rows
 from sk_rqkplus.metrics import collision_rate
 from sk_rqkplus.scorers import SCORERS
 
@@ -30,6 +27,7 @@ def plus(**params):
         "hidden_layer_sizes": (32,),
         "max_epochs": 30,
         "batch_size": 128,
+        "augment": "none",
         "eval_every": 5,
         "random_state": 0,
     }
@@ -146,7 +144,7 @@ def test_global_generators_are_left_alone(X, fitted):
 
 
 def test_warm_starts_of_all_kinds_agree(X, fitted, tmp_path):
-    write_codebooks(tmp_path / "books.npz", fitted.codebooks_, fitted.mean_)
+    fitted.save_codebooks(tmp_path / "books.npz")
     with np.load(tmp_path / "books.npz") as file:
         arrays = [file[f"codebook_{level}"] for level in range(3)]
     common = {"max_epochs": 0, "balance": "none"}
@@ -353,86 +351,11 @@ def test_another_process_gives_the_same_ids(X, trained, tmp_path):
 
 
 def test_industrial_floors(industrial):
-    """Published sizes on a real catalogue, half of the default epochs."""
-    model = RQKMeansPlus(max_epochs=50, random_state=0).fit(industrial)
+    """Published sizes on a real catalogue, whose rows alone are learned."""
+    model = RQKMeansPlus(augment="none", max_epochs=50, random_state=0)
+    model.fit(industrial)
     assert -model.score(industrial) <= 0.00066
     assert collision_rate(model.ids_) == 0
-
-
-# The parts.
-
-
-def test_sinkhorn_by_hand():
-    # Both rows prefer codeword 0; at a low temperature the one that loses least moves.
-    plan = sinkhorn(torch.tensor([[0.0, 4.0], [0.0, 1.0]]), 0.05, 50)
-    assert_array_equal(plan.argmax(dim=1), [0, 1])
-    assert torch.allclose(plan.sum(dim=0), torch.ones(2, dtype=torch.float64))
-
-
-def test_gradient_norm_by_hand():
-    assert gradient_norm([torch.tensor([[3.0], [0.0]]), torch.tensor([4.0])]) == 5.0
-
-
-@pytest.mark.parametrize(
-    "schedule, expected",
-    [
-        ("constant", [0, 0.5, 1, 1, 1, 1, 1]),
-        ("linear", [0, 0.5, 1, 0.75, 0.5, 0.25, 0]),
-        ("cosine", [0, 0.5, 1, 0.853553, 0.5, 0.146447, 0]),
-    ],
-)
-def test_learning_rate_by_hand(schedule, expected):
-    factor = learning_rate(schedule, 2, 6)
-    assert [factor(step) for step in range(7)] == pytest.approx(expected, abs=1e-6)
-
-
-@pytest.mark.parametrize("rng", [None, np.random.RandomState(0)])
-def test_batches_are_every_row_once(rng):
-    X = np.arange(10.0)[:, None]
-    rows = Rows(X, mean=np.array([1.0]), batch_size=4, rng=rng)
-    batches = [batch for batch, _ in rows]
-    assert [len(batch) for batch in batches] == [4, 4, 2]
-    seen = torch.cat(batches).ravel().numpy() + 1
-    assert_array_equal(np.sort(seen), np.arange(10))
-    assert (rng is None) == (seen == np.arange(10)).all()
-
-
-def test_one_thread_is_restored_by_the_last_to_leave(two_threads):
-    two_threads(2)
-    with one_thread():
-        with one_thread():
-            assert torch.get_num_threads() == 1
-        assert torch.get_num_threads() == 1
-    assert torch.get_num_threads() == 2
-
-
-def test_one_thread_is_restored_after_an_error(two_threads):
-    two_threads(2)
-    with pytest.raises(ZeroDivisionError, match="by zero"), one_thread():
-        _ = 1 / 0
-    assert torch.get_num_threads() == 2
-
-
-def test_dropout_keeps_the_mean_and_its_own_generator():
-    layer = Dropout(0.25, torch.Generator().manual_seed(0))
-    X = torch.ones(200, 100)
-    dropped = layer(X)
-    assert dropped.mean() == pytest.approx(1.0, abs=0.02)
-    assert (dropped == 0).float().mean() == pytest.approx(0.25, abs=0.02)
-    assert torch.equal(layer.eval()(X), X)
-
-
-def test_layers_of_the_mlp():
-    layers = MLP([4, 3, 2], batch_norm=True).mlp_layers
-    names = [type(layer).__name__ for layer in layers]
-    assert names == ["Dropout", "Linear", "BatchNorm1d", "ReLU", "Dropout", "Linear"]
-
-
-def test_sinkhorn_survives_a_low_temperature():
-    distances = torch.rand(64, 8, generator=torch.Generator().manual_seed(0))
-    plan = sinkhorn(distances, 1e-3, 50)
-    assert torch.isfinite(plan).all()
-    assert torch.bincount(plan.argmax(dim=1), minlength=8).min() >= 4
 
 
 def test_refit_forgets_the_catalogue(X, fitted):

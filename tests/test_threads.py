@@ -10,6 +10,7 @@ from sk_rqkplus._threads import (
     join_chunks,
     map_chunks,
     n_workers,
+    one_thread,
     scratch,
 )
 
@@ -79,3 +80,19 @@ def test_a_scratch_buffer_is_used_again():
     assert scratch("test", (2, 3), cpu).data_ptr() == first.data_ptr()
     assert scratch("other", (2, 3), cpu).data_ptr() != first.data_ptr()
     assert scratch("test", (40, 50), cpu).shape == (40, 50)
+
+
+def test_one_thread_is_restored_by_the_last_to_leave(two_threads):
+    two_threads(2)
+    with one_thread():
+        with one_thread():
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == 2
+
+
+def test_one_thread_is_restored_after_an_error(two_threads):
+    two_threads(2)
+    with pytest.raises(ZeroDivisionError, match="by zero"), one_thread():
+        _ = 1 / 0
+    assert torch.get_num_threads() == 2

@@ -1,0 +1,573 @@
+"""What RQKMeansPlus and RQVAE share: training from a start to the best epoch."""
+
+import copy
+import warnings
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from numbers import Integral, Real
+from os import PathLike
+
+import numpy as np
+import torch
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
+
+from sk_rqkplus import metrics
+from sk_rqkplus._augment import resolve_augment
+from sk_rqkplus._base import NON_NEGATIVE, POSITIVE_INT, BaseQuantizer
+from sk_rqkplus._callbacks import (
+    AtEpochEnd,
+    ClipGradient,
+    KeepBest,
+    StopOnNaN,
+    TendCodewords,
+    WarnOfCollapse,
+    learning_rate,
+    schedule_callback,
+    summarise,
+)
+from sk_rqkplus._checkpoints import Checkpoints, Snapshot, read_checkpoint
+from sk_rqkplus._compat import Interval, StrOptions, _fit_context
+from sk_rqkplus._lloyd import balance_prices, count_distinct
+from sk_rqkplus._nearest import Codewords
+from sk_rqkplus._networks import ResidualQuantizer, RQVAEModule, VectorQuantizer
+from sk_rqkplus._progress import progress
+from sk_rqkplus._published import read_published
+from sk_rqkplus._residual import Leftover
+from sk_rqkplus._threads import one_thread
+from sk_rqkplus._training import (
+    LOSSES,
+    OPTIMIZERS,
+    Rows,
+    RQVAENet,
+    can_bfloat16,
+    make_accelerated_net,
+    make_accelerator,
+)
+
+# Prices of balanced levels are found on at most so many rows, and epochs are scored on
+# at most so many.
+PRICE_ROWS, SCORED_ROWS = 2**18, 2**16
+# What decides about the best epoch, and whether higher is better.
+MONITORS = {
+    "reconstruction_error": False,
+    "collision_rate": False,
+    "neighbour_recall": True,
+}
+
+
+@dataclass
+class Data:
+    """Rows that a training learns from, and those held out to judge it."""
+
+    rows: np.ndarray
+    held_out: np.ndarray | None
+
+
+class BaseAutoencoder(BaseQuantizer):
+    """An encoder, a residual quantiser and a decoder, trained together.
+
+    A subclass has ``_networks``, which builds encoder and decoder, ``_start``, which
+    returns the module that the training starts from, ``_published``, parameters that
+    published checkpoints imply, and ``_epoch_0``, what the start is in words.
+    """
+
+    _parameter_constraints: dict = {
+        **BaseQuantizer._parameter_constraints,
+        "beta": [NON_NEGATIVE],
+        "quant_weight": [NON_NEGATIVE],
+        "loss": [StrOptions(set(LOSSES))],
+        "hidden_layer_sizes": ["array-like"],
+        "dropout": [Interval(Real, 0, 1, closed="left")],
+        "batch_norm": ["boolean"],
+        "gradient": [StrOptions({"full", "rotation", "ste"})],
+        "augment": [StrOptions({"auto", "none", "mixtures"})],
+        "sinkhorn_epsilon": [NON_NEGATIVE, "array-like"],
+        "sinkhorn_iter": [POSITIVE_INT],
+        "revive_dead": ["boolean"],
+        "optimizer": [StrOptions(set(OPTIMIZERS))],
+        "lr": [Interval(Real, 0, None, closed="neither")],
+        "weight_decay": [NON_NEGATIVE],
+        "lr_schedule": [StrOptions({"constant", "linear", "cosine"})],
+        "warmup_epochs": [Interval(Integral, 0, None, closed="left")],
+        "clip_grad_norm": [Interval(Real, 0, None, closed="neither"), None],
+        "max_epochs": [Interval(Integral, 0, None, closed="left")],
+        "batch_size": [POSITIVE_INT],
+        "eval_every": [POSITIVE_INT],
+        "monitor": [StrOptions(set(MONITORS)), callable],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither"), None],
+        "patience": [POSITIVE_INT, None],
+        "checkpoint_dir": [str, PathLike, None],
+        "n_checkpoints": [POSITIVE_INT],
+        "callbacks": [list, tuple, None],
+        "net_params": [dict, None],
+        "precision": [StrOptions({"auto", "float32", "bfloat16"})],
+        "accelerate": ["boolean"],
+    }
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None):
+        """Train from the start, and register the rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Item embeddings: an array, a DataFrame or a memory-mapped file.
+
+        y : None
+            Ignored, present for API consistency.
+
+        Returns
+        -------
+        self : estimator
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If parameters do not suit each other or the data, or a loss is not finite.
+        """
+        with self._all_or_nothing():
+            X = self._validate(X, reset=True)
+            sizes = self._resolve_sizes()
+            self._resolve_network(len(sizes))
+            rng = check_random_state(self.random_state)
+
+            data = self._hold_out(X, rng)
+            module = self._start(data.rows, sizes, rng)
+            self.history_ = self._train(X, data, module, rng)
+            self.n_iter_ = len(self.history_) - 1
+            self._publish(X, self._encode(X))
+        return self
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X, y=None):
+        """Train for ``max_epochs`` further epochs from where the fit stands.
+
+        The optimizer and the learning rate start anew. The rows of ``X`` take the place
+        of those registered before: the model changes, and its IDs with it.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Item embeddings.
+
+        y : None
+            Ignored, present for API consistency.
+
+        Returns
+        -------
+        self : estimator
+            The estimator, trained further, or fitted where it was not before.
+        """
+        if not hasattr(self, "state_"):
+            return self.fit(X)
+        with self._all_or_nothing():
+            X = self._validate(X)
+            best_before, n_before = self.best_epoch_, self.n_iter_
+            rng = check_random_state(self.random_state)
+            if self.random_state is not None:
+                # Not the batches of the epochs before once more.
+                rng = np.random.RandomState(rng.randint(2**31 - 1) ^ n_before)
+            generator = self._generator(rng)
+            module = self._fitted_module(generator).train()
+            history = self._train(X, self._hold_out(X, rng), module, rng)
+            if self.best_epoch_ == 0:
+                self.best_epoch_ = best_before
+            else:
+                self.best_epoch_ += n_before
+            later = [{**row, "epoch": row["epoch"] + n_before} for row in history[1:]]
+            self.history_ = self.history_ + later
+            self.n_iter_ = n_before + len(later)
+            self._publish(X, self._encode(X))
+        return self
+
+    def restore(self, path, X=None):
+        """Take over a checkpoint that a fit wrote to ``checkpoint_dir``.
+
+        Parameters
+        ----------
+        path : path-like
+            File of the checkpoint, of an estimator with these parameters.
+
+        X : array-like of shape (n_samples, n_features), default=None
+            Rows to register; None registers nothing.
+
+        Returns
+        -------
+        self : estimator
+            The estimator, fitted as it was at that epoch.
+
+        Raises
+        ------
+        ValueError
+            If the file is no checkpoint, or one of other sizes.
+        """
+        with self._all_or_nothing():
+            snapshot, mean, figures = read_checkpoint(path)
+            self._take_over(snapshot, mean, figures, X, f"path={str(path)!r}")
+        return self
+
+    @classmethod
+    def from_minionerec(cls, path, X=None, **params):
+        """Read a checkpoint of the published code.
+
+        Nothing in the file is run: it may hold tensors, plain values and an
+        ``argparse.Namespace``, and anything else is refused.
+
+        Parameters
+        ----------
+        path : path-like
+            A .pth file with ``args``, ``epoch`` and ``state_dict``.
+
+        X : array-like of shape (n_samples, n_features), default=None
+            Rows to register; None registers nothing.
+
+        **params : dict
+            Further parameters of the estimator; they take precedence over those of the
+            file.
+
+        Returns
+        -------
+        estimator : estimator
+            Fitted, with the parameters of the file.
+
+        Raises
+        ------
+        ValueError
+            If the file is of another kind, or holds what is not admitted.
+        """
+        found, snapshot, mean, epoch = read_published(path, **cls._published)
+        estimator = cls(**{**found, **params})
+        figures = {"epoch": epoch}
+        estimator._take_over(snapshot, mean, figures, X, f"path={str(path)!r}")
+        return estimator
+
+    @property
+    def net_(self):
+        """Skorch net of the fitted model, built anew at every access.
+
+        Returns
+        -------
+        net : skorch.NeuralNet
+            Initialised, with the fitted weights.
+        """
+        check_is_fitted(self)
+        device = self._resolve_device()
+        return self._make_net(self._fitted_module(), device, []).initialize()
+
+    def _resolve_network(self, n_levels):
+        """Check what depends on other parameters; return epsilon per level."""
+        hidden = np.asarray(self.hidden_layer_sizes)
+        if hidden.ndim != 1 or (
+            len(hidden) and (hidden.dtype.kind not in "iu" or hidden.min() < 1)
+        ):
+            raise ValueError(
+                f"hidden_layer_sizes={self.hidden_layer_sizes!r} should be a sequence "
+                "of integers >= 1. Give for example (512,)."
+            )
+        if self.batch_norm and self.batch_size < 2:
+            raise ValueError(
+                f"batch_size={self.batch_size} should be >= 2 with batch_norm=True, "
+                "which needs the spread of a batch."
+            )
+        if self.accelerate and not isinstance(self.random_state, Integral):
+            raise ValueError(
+                f"random_state={self.random_state!r} should be an int with "
+                "accelerate=True. All processes then draw the same."
+            )
+        epsilon = np.asarray(self.sinkhorn_epsilon, dtype=float)
+        if epsilon.shape not in ((), (n_levels,)) or not (epsilon >= 0).all():
+            raise ValueError(
+                f"sinkhorn_epsilon={self.sinkhorn_epsilon!r} should be >= 0, one value "
+                f"or one for each of the {n_levels} levels."
+            )
+        return np.broadcast_to(epsilon, n_levels).tolist()
+
+    def _hold_out(self, X, rng):
+        """Part the rows into those to learn from and those to judge by."""
+        if self.validation_fraction is None:
+            return Data(X, None)
+        n_held_out = int(np.ceil(self.validation_fraction * len(X)))
+        if n_held_out >= len(X):
+            raise ValueError(
+                f"validation_fraction={self.validation_fraction} should leave rows to "
+                f"learn from, of n_samples={len(X)}. Lower it or fit on more rows."
+            )
+        order = rng.permutation(len(X))
+        return Data(X[np.sort(order[n_held_out:])], X[np.sort(order[:n_held_out])])
+
+    def _mixes(self, rows):
+        """Whether to train on mixtures of the rows."""
+        if self.augment != "auto":
+            return self.augment == "mixtures" and len(rows) > 1
+        left = Leftover(rows, self.mean_, 1.0, keep=False)
+        count = partial(count_distinct, left)
+        return resolve_augment("auto", count, max(self.codebook_sizes)) > 0
+
+    def _generator(self, rng):
+        """Generator of dropout, on the device."""
+        generator = torch.Generator(self._resolve_device())
+        return generator.manual_seed(rng.randint(2**31 - 1))
+
+    def _train(self, X, data, module, rng):
+        """Train a module, adopt its best epoch, and return the history."""
+        device = self._resolve_device()
+        accelerator = make_accelerator(device) if self.accelerate else None
+        rows = Rows(
+            data.rows,
+            mean=self.mean_,
+            batch_size=self.batch_size,
+            rng=rng,
+            mixed=self._mixes(data.rows),
+            process=accelerator.process_index if accelerator else 0,
+            n_processes=accelerator.num_processes if accelerator else 1,
+        )
+        reproducible = self.random_state is not None and device.type == "cpu"
+        with (
+            one_thread() if reproducible else nullcontext(),
+            progress(self, self.max_epochs, "epoch") as tick,
+        ):
+            callbacks = [
+                self._make_keeper(data, accelerator),
+                TendCodewords(
+                    self._balanced_levels(),
+                    every=self.eval_every,
+                    revive_dead=self.revive_dead,
+                    sample=rows.sample,
+                ),
+                AtEpochEnd(lambda net: tick(loss=net.history[-1, "train_loss"])),
+            ]
+            net = self._make_net(module, device, callbacks, len(rows), accelerator)
+            net.fit(rows)
+        self._restore_best(X, data, callbacks[0])
+        return summarise(net.history, callbacks[0].figures_)
+
+    def _make_keeper(self, data, accelerator):
+        """Callback that scores epochs and keeps the best."""
+        observers = [WarnOfCollapse()]
+        if self.checkpoint_dir is not None and (
+            accelerator is None or accelerator.is_main_process
+        ):
+            observers.append(
+                Checkpoints(self.checkpoint_dir, self.n_checkpoints, self.mean_)
+            )
+
+        def evaluate(net):
+            """Score the module as it stands."""
+            # Epoch 0 keeps the prices of the start, to the last bit.
+            if len(net.history):
+                self._update_prices(data.rows, net.networks)
+            self._adopt(_snapshot(net.networks))
+            return self._figures(data)
+
+        return KeepBest(
+            evaluate,
+            lambda net: _snapshot(net.networks),
+            loss=self._monitored,
+            every=self.eval_every,
+            patience=self.patience,
+            observers=observers,
+        )
+
+    def _figures(self, data):
+        """Figures of the model as it stands."""
+        figures = self._figures_of(data.rows)
+        if data.held_out is not None:
+            held_out = self._figures_of(data.held_out)
+            figures.update({f"validation_{key}": v for key, v in held_out.items()})
+        return figures
+
+    def _figures_of(self, X):
+        """Figures of some rows, or of a part of them where they are many."""
+        X = X[:: -(-len(X) // SCORED_ROWS)]
+        codes = self._encode(X)
+        figures = {
+            "reconstruction_error": self._reconstruction_error(X, codes),
+            "collision_rate": metrics.collision_rate(codes),
+            "perplexity": metrics.perplexity(codes).tolist(),
+        }
+        if self.monitor == "neighbour_recall":
+            decoded = self._decode(codes)
+            figures["neighbour_recall"] = metrics.neighbour_recall(X, decoded).value
+        elif callable(self.monitor):
+            figures["monitor"] = float(self.monitor(self, X))
+        return figures
+
+    def _monitored(self, figures):
+        """The figure that decides, lower is better."""
+        name = "monitor" if callable(self.monitor) else self.monitor
+        sign = -1 if MONITORS.get(name, True) else 1
+        prefix = "" if self.validation_fraction is None else "validation_"
+        return sign * figures[prefix + name]
+
+    def _adopt(self, snapshot):
+        self.state_ = snapshot.state
+        self.codebooks_ = snapshot.codebooks
+        self.prices_ = snapshot.prices
+
+    def _restore_best(self, X, data, keeper):
+        """Take over the best epoch, with exact prices."""
+        best, first = keeper.best_, keeper.figures_[0]
+        self._adopt(keeper.state_)
+        if best["epoch"] > 0 and self._balanced_levels():
+            module = self._fitted_module()
+            self._update_prices(X, module, exact=True)
+            self._adopt(_snapshot(module))
+            best.update(self._figures(data))
+            if self._monitored(best) >= self._monitored(first):
+                best = first
+                self._adopt(keeper.first_state_)
+        self.best_epoch_ = best["epoch"]
+        if self.best_epoch_ == 0 and self.max_epochs > 0:
+            self._warn_of_no_gain()
+
+    def _warn_of_no_gain(self):
+        """Say that the training was of no use."""
+        name = "monitor" if callable(self.monitor) else self.monitor
+        relation = "higher" if MONITORS.get(name, True) else "lower"
+        warnings.warn(
+            f"no epoch had a {relation} {name} than epoch 0: {self._epoch_0}. Raise "
+            "max_epochs, change lr, or do without the training.",
+            stacklevel=5,
+        )
+
+    def _balanced_levels(self):
+        """Numbers of the levels that are balanced."""
+        flags = self._resolve_balance(len(self.codebook_sizes))
+        return [level for level, flag in enumerate(flags) if flag]
+
+    @torch.no_grad()
+    def _update_prices(self, X, module, *, exact=False):
+        """Balance the levels that should be, on the rows as the encoder sees them."""
+        balanced = self._balanced_levels()
+        if not balanced:
+            return
+        layers = module.rq.vq_layers
+        device = layers[0].embedding.weight.device
+        encoder = torch.inference_mode()(copy.deepcopy(module.encoder).eval().double())
+        rows = X[:: -(-len(X) // PRICE_ROWS)]
+        left = Leftover(rows, self.mean_, 1.0, latent=encoder, device=device)
+        for level in range(max(balanced) + 1):
+            layer = layers[level]
+            book = layer.embedding.weight.detach()
+            if level in balanced and len(book) > 1:
+                layer.prices = balance_prices(
+                    left, book, 0.0, layer.prices, exact=exact
+                ).prices
+            if level < max(balanced):
+                words = Codewords(book, layer.prices)
+                left.advance(words, left.assign(words))
+
+    def _make_module(self, encoder, decoder, codebooks, prices):
+        """Networks and quantiser as one module."""
+        epsilons = self._resolve_network(len(codebooks))
+        layers = [
+            VectorQuantizer(
+                book,
+                price,
+                sinkhorn_epsilon=epsilon,
+                sinkhorn_iter=self.sinkhorn_iter,
+            )
+            for book, price, epsilon in zip(codebooks, prices, epsilons, strict=True)
+        ]
+        rq = ResidualQuantizer(layers, beta=self.beta, gradient=self.gradient)
+        return RQVAEModule(encoder, rq, decoder)
+
+    def _fitted_module(self, generator=None):
+        """Networks with the fitted weights, in evaluation mode."""
+        encoder, decoder = self._networks(self.n_features_in_, generator)
+        for prefix, network in (("encoder.", encoder), ("decoder.", decoder)):
+            weights = {
+                key.removeprefix(prefix): torch.from_numpy(value.copy())
+                for key, value in self.state_.items()
+                if key.startswith(prefix)
+            }
+            network.load_state_dict(weights)
+        books = self.codebooks_, self.prices_
+        return self._make_module(encoder, decoder, *books).eval()
+
+    def _make_net(self, module, device, callbacks, n_batches=1, accelerator=None):
+        """The private skorch net around a module."""
+        factor = learning_rate(
+            self.lr_schedule,
+            self.warmup_epochs * n_batches,
+            self.max_epochs * n_batches,
+        )
+        make, first = RQVAENet, ()
+        if accelerator is not None:
+            make, first = make_accelerated_net, (accelerator,)
+        fast = self.precision == "auto" and can_bfloat16(device)
+        encoder_lr = self.lr * getattr(self, "encoder_lr_ratio", 1.0)
+        return make(
+            module,
+            *first,
+            loss=self.loss,
+            quant_weight=self.quant_weight,
+            bfloat16=fast or self.precision == "bfloat16",
+            optimizer=OPTIMIZERS[self.optimizer],
+            optimizer__weight_decay=self.weight_decay,
+            **({} if self.optimizer == "rmsprop" else {"optimizer__fused": True}),
+            # With a star in front: several processes put a prefix there.
+            optimizer__param_groups=[("*encoder.*", {"lr": encoder_lr})],
+            lr=self.lr,
+            max_epochs=self.max_epochs,
+            batch_size=self.batch_size,
+            device=device,
+            callbacks=[
+                StopOnNaN(),
+                ClipGradient(self.clip_grad_norm),
+                schedule_callback(factor),
+                *(self.callbacks or []),
+                *callbacks,
+            ],
+            **(self.net_params or {}),
+        )
+
+    def _take_over(self, snapshot, mean, figures, X, origin):
+        """Become the model of a file, and register rows if there are any."""
+        sizes = [len(book) for book in snapshot.codebooks]
+        if sizes != self._resolve_sizes():
+            raise ValueError(
+                f"{origin} has codebook_sizes={tuple(sizes)}, which should equal "
+                f"{tuple(self.codebook_sizes)} of this estimator. Set codebook_sizes."
+            )
+        self._resolve_network(len(sizes))
+        self.mean_, self.n_features_in_ = mean, len(mean)
+        self._adopt(snapshot)
+        try:
+            self._fitted_module()
+        except RuntimeError as error:
+            raise ValueError(
+                f"{origin} has other networks than this estimator: {error}"
+            ) from error
+        self.best_epoch_ = self.n_iter_ = figures["epoch"]
+        self.history_ = [{"epoch": epoch} for epoch in range(self.n_iter_)] + [figures]
+        self._n_features_out = len(sizes)
+        for name in ("codes_", "ids_", "catalogue_", "rqkmeans_"):
+            vars(self).pop(name, None)
+        self.fingerprint_ = self._fingerprint()
+        if X is not None:
+            X = self._validate(X)
+            self._publish(X, self._encode(X))
+
+    def _latent(self, device):
+        encoder = self._fitted_module().encoder.double().to(device)
+        return torch.inference_mode()(encoder)
+
+    def _decoder(self):
+        return torch.inference_mode()(self._fitted_module().decoder.double())
+
+
+def _snapshot(module):
+    """Copy of the state of a module."""
+    state = {
+        key: value.cpu().numpy().copy()
+        for key, value in module.state_dict().items()
+        if not key.startswith("rq.")
+    }
+    layers = module.rq.vq_layers
+    books = [layer.embedding.weight.detach().cpu().numpy().copy() for layer in layers]
+    prices = [layer.prices.cpu().numpy().copy() for layer in layers]
+    return Snapshot(state, books, prices)

@@ -1,0 +1,171 @@
+"""States of a training: what they are, and files of them."""
+
+import json
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from sk_rqkplus._files import atomic_write
+
+# Figures of which the best checkpoint is kept; lower is better.
+KEPT = ("reconstruction_error", "collision_rate")
+
+
+@dataclass
+class Snapshot:
+    """A model at one epoch.
+
+    Attributes
+    ----------
+    state : dict of str to ndarray
+        Weights of the networks.
+    codebooks : list of ndarray of shape (n_codewords, n_latent), float32
+    prices : list of ndarray of shape (n_codewords,), float64
+    """
+
+    state: dict[str, np.ndarray]
+    codebooks: list[np.ndarray]
+    prices: list[np.ndarray]
+
+
+class Checkpoints:
+    """Writes the best epochs and the last ones to a directory.
+
+    ``best_reconstruction_error.safetensors`` and ``best_collision_rate.safetensors``
+    are overwritten by every better epoch; of ``epoch_00010.safetensors`` and its like
+    the last ones are kept. Every file is written whole or not at all.
+
+    Parameters
+    ----------
+    directory : path-like
+        Where to write; it is made if need be.
+
+    n_last : int
+        How many of the last evaluated epochs are kept.
+
+    mean : ndarray of shape (n_features,)
+        Origin of the rows, which belongs to the model.
+    """
+
+    def __init__(self, directory: str | PathLike, n_last: int, mean: np.ndarray):
+        self.directory = Path(directory)
+        self.n_last = n_last
+        self.mean = mean
+        self.best: dict[str, float] = {}
+        self.last: list[Path] = []
+        self.directory.mkdir(parents=True, exist_ok=True)
+
+    def __call__(self, figures: dict, snapshot: Snapshot) -> None:
+        """Write the files of an evaluated epoch."""
+        path = self.directory / f"epoch_{figures['epoch']:05d}.safetensors"
+        write_checkpoint(path, snapshot, self.mean, figures)
+        self.last.append(path)
+        for name in KEPT:
+            if figures[name] < self.best.get(name, np.inf):
+                self.best[name] = figures[name]
+                path = self.directory / f"best_{name}.safetensors"
+                write_checkpoint(path, snapshot, self.mean, figures)
+        while len(self.last) > self.n_last:
+            self.last.pop(0).unlink(missing_ok=True)
+
+
+def write_checkpoint(
+    path: str | PathLike, snapshot: Snapshot, mean: np.ndarray, figures: dict
+) -> None:
+    """Write a model at one epoch.
+
+    Parameters
+    ----------
+    path : path-like
+        File to write, whole or not at all.
+
+    snapshot : Snapshot
+        The model.
+
+    mean : ndarray of shape (n_features,)
+        Origin of the rows.
+
+    figures : dict
+        Figures of the epoch, and its ``epoch``.
+    """
+    arrays = {"mean": mean, **snapshot.state}
+    for level, (book, price) in enumerate(
+        zip(snapshot.codebooks, snapshot.prices, strict=True)
+    ):
+        arrays[f"rq.vq_layers.{level}.embedding.weight"] = book
+        arrays[f"rq.vq_layers.{level}.prices"] = price
+    arrays = {key: np.ascontiguousarray(value) for key, value in arrays.items()}
+    with atomic_write(path) as temporary:
+        save_file(arrays, temporary, metadata={"figures": json.dumps(figures)})
+
+
+def read_checkpoint(path: str | PathLike) -> tuple[Snapshot, np.ndarray, dict]:
+    """Read a model at one epoch.
+
+    Parameters
+    ----------
+    path : path-like
+        File of :func:`write_checkpoint`.
+
+    Returns
+    -------
+    snapshot : Snapshot
+        The model.
+
+    mean : ndarray of shape (n_features,)
+        Origin of the rows.
+
+    figures : dict
+        Figures of the epoch, and its ``epoch``.
+
+    Raises
+    ------
+    ValueError
+        If the file is no checkpoint.
+    """
+    try:
+        with safe_open(Path(path), framework="numpy") as file:
+            figures = json.loads((file.metadata() or {})["figures"])
+            arrays = {key: file.get_tensor(key) for key in file.keys()}
+        mean = arrays.pop("mean")
+        return split_state(arrays), mean, figures
+    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"path={str(path)!r} should be a checkpoint that a fit wrote to "
+            f"checkpoint_dir: {error}"
+        ) from error
+
+
+def split_state(arrays: dict[str, np.ndarray]) -> Snapshot:
+    """Tell codebooks and prices from the weights of the networks.
+
+    Parameters
+    ----------
+    arrays : dict of str to ndarray
+        Arrays by their published names; prices may be missing.
+
+    Returns
+    -------
+    snapshot : Snapshot
+        The model they make up.
+
+    Raises
+    ------
+    KeyError
+        If there is no codebook.
+    """
+    name = "rq.vq_layers.{}.embedding.weight".format
+    n_levels = 0
+    while name(n_levels) in arrays:
+        n_levels += 1
+    books = [arrays[name(level)] for level in range(max(1, n_levels))]
+    prices = [
+        arrays.get(f"rq.vq_layers.{level}.prices", np.zeros(len(book)))
+        for level, book in enumerate(books)
+    ]
+    state = {key: value for key, value in arrays.items() if not key.startswith("rq.")}
+    return Snapshot(state, books, prices)
