@@ -76,6 +76,7 @@ def advise(figures: dict[str, dict], levels: Sequence[dict], model: dict) -> lis
         *_duplicates(figures, model["n_items"]),
         *_lengths(figures, model),
         *_meaning(levels, figures),
+        *_worse_than_the_mean(figures),
         *_no_gain(model),
     ]
     return sorted(found, key=lambda advice: advice.severity != "warning")
@@ -190,6 +191,20 @@ def _meaning(levels: Sequence[dict], figures: dict[str, dict]) -> Iterator[Advic
             "Items that share their first code are no more alike than any two items. "
             "Check that the rows of X are the ones the model was fitted on, and that "
             "the embeddings have structure.",
+        )
+
+
+def _worse_than_the_mean(figures: dict[str, dict]) -> Iterator[Advice]:
+    explained = figures["reconstruction_r2"]["value"]
+    if explained is not None and explained < 0:
+        yield Advice(
+            "worse than the mean",
+            "warning",
+            "explained variance",
+            explained,
+            0.0,
+            "Reconstructions are further from the embeddings than their mean is. Train "
+            "for longer, and check that X is in the units of the fitted rows.",
         )
 
 

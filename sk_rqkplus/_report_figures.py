@@ -140,9 +140,9 @@ def show(value: Any, unit: str) -> str:
         return "–"
     if unit == "share":
         percent = 100 * value
-        return (
-            f"{percent:.1f} %" if percent >= 0.1 or not percent else f"{percent:.1g} %"
-        )
+        digits = ".1f" if abs(percent) >= 0.1 or not percent else ".1g"
+        # The space does not break, so that a unit stays with its number.
+        return f"{percent:{digits}}\u00a0%"
     if unit == "count":
         return f"{value:,}"
     if unit == "number":
