@@ -9,6 +9,8 @@ FEW_ROWS = 4.0
 RANDOM_COLLISIONS = 0.1
 EXCESS_COLLISIONS = 0.3
 DUPLICATES = 0.01
+# Below 0 by more than rounding.
+EXPLAINED = -0.001
 
 
 @dataclass(frozen=True)
@@ -196,13 +198,13 @@ def _meaning(levels: Sequence[dict], figures: dict[str, dict]) -> Iterator[Advic
 
 def _worse_than_the_mean(figures: dict[str, dict]) -> Iterator[Advice]:
     explained = figures["reconstruction_r2"]["value"]
-    if explained is not None and explained < 0:
+    if explained is not None and explained < EXPLAINED:
         yield Advice(
             "worse than the mean",
             "warning",
             "explained variance",
             explained,
-            0.0,
+            EXPLAINED,
             "Reconstructions are further from the embeddings than their mean is. Train "
             "for longer, and check that X is in the units of the fitted rows.",
         )
