@@ -2,9 +2,9 @@
 
     python benchmarks/report.py [n_rows]
 
-Writes results/report.md. The collision rate of the whole is known by fitting the whole;
-beside it is what fits to 20,000 rows say when all rows are encoded, and when a fifth and
-a tenth of them are.
+Writes results/report.md. The collision rate of the whole is known by fitting the
+whole; beside it is what fits to 20,000 rows say when all rows are encoded, and when a
+fifth and a tenth of them are.
 """
 
 import resource

@@ -12,8 +12,8 @@ change. This example reads a report, follows its advice, and reads another.
 # A catalogue that can be read
 # ----------------------------
 #
-# The items are the public functions and classes of NumPy, SciPy, scikit-learn and torch,
-# embedded by the words of their docstrings. Their names are the titles.
+# The items are the public functions and classes of NumPy, SciPy, scikit-learn and
+# torch, embedded by the words of their docstrings. Their names are the titles.
 
 from sklearn.decomposition import PCA
 
@@ -35,10 +35,10 @@ report = sid_report(small, X, titles=catalogue.names)
 print(report)
 
 # %%
-# 95 % of the codes collide, but so would codes drawn at random: 256 codes are too few for
-# 4,464 items, and the report says so. It also warns that 94 % of the IDs need a suffix.
-# What is not wrong is the usage: the last level is balanced, and the first one has two
-# thirds of the perplexity that it could have.
+# 95 % of the codes collide, but so would codes drawn at random: 256 codes are too few
+# for 4,464 items, and the report says so. It also warns that 94 % of the IDs need a
+# suffix. What is not wrong is the usage: the last level is balanced, and the first one
+# has two thirds of the perplexity that it could have.
 #
 # How many codewords, then?
 # -------------------------
@@ -76,9 +76,9 @@ print(report)
 # What do prefixes mean?
 # ----------------------
 #
-# Items that share their first code have a similarity of 0.77, random pairs of 0.0. The tree
-# shows what they have in common: the words are those that are frequent in a group and
-# rare elsewhere.
+# Items that share their first code have a similarity of 0.77, random pairs of 0.0. The
+# tree shows what they have in common: the words are those that are frequent in a group
+# and rare elsewhere.
 
 from sk_rqkplus.plotting import CodebookUsageDisplay, PrefixTreeDisplay
 
@@ -97,6 +97,7 @@ plt.show()
 # --------
 #
 # ``report.to_html("report.html")`` writes all of it into one page, with the nearest
-# neighbours of some items and the largest groups of one code. A notebook shows it:
+# neighbours of some items and the largest groups of one code. A notebook shows it.
 
-report
+page = report.to_html()
+print(f"{len(page) / 1024:.0f} KiB")

@@ -9,6 +9,8 @@ FEW_ROWS = 4.0
 RANDOM_COLLISIONS = 0.1
 EXCESS_COLLISIONS = 0.3
 DUPLICATES = 0.01
+# Below 0 by more than rounding.
+EXPLAINED = -0.001
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ def advise(figures: dict[str, dict], levels: Sequence[dict], model: dict) -> lis
         *_duplicates(figures, model["n_items"]),
         *_lengths(figures, model),
         *_meaning(levels, figures),
+        *_worse_than_the_mean(figures),
         *_no_gain(model),
     ]
     return sorted(found, key=lambda advice: advice.severity != "warning")
@@ -190,6 +193,20 @@ def _meaning(levels: Sequence[dict], figures: dict[str, dict]) -> Iterator[Advic
             "Items that share their first code are no more alike than any two items. "
             "Check that the rows of X are the ones the model was fitted on, and that "
             "the embeddings have structure.",
+        )
+
+
+def _worse_than_the_mean(figures: dict[str, dict]) -> Iterator[Advice]:
+    explained = figures["reconstruction_r2"]["value"]
+    if explained is not None and explained < EXPLAINED:
+        yield Advice(
+            "worse than the mean",
+            "warning",
+            "explained variance",
+            explained,
+            EXPLAINED,
+            "Reconstructions are further from the embeddings than their mean is. Train "
+            "for longer, and check that X is in the units of the fitted rows.",
         )
 
 

@@ -72,8 +72,8 @@ def quantizer_of(estimator: Any) -> BaseQuantizer:
         return quantizer_of(estimator[-1])
     if not isinstance(estimator, BaseQuantizer):
         raise TypeError(
-            f"estimator={estimator!r} should be an RQKMeans or RQKMeansPlus, or a "
-            "Pipeline that ends in one. Give the fitted estimator."
+            f"estimator={estimator!r} should be an RQKMeans, RQKMeansPlus or RQVAE, "
+            "or a Pipeline that ends in one. Give the fitted estimator."
         )
     check_is_fitted(estimator)
     return estimator

@@ -139,10 +139,10 @@ def show(value: Any, unit: str) -> str:
     if value is None:
         return "–"
     if unit == "share":
-        percent = 100 * value
-        return (
-            f"{percent:.1f} %" if percent >= 0.1 or not percent else f"{percent:.1g} %"
-        )
+        percent = round(100 * value, 9) + 0.0  # Nothing is -0.0 %.
+        digits = ".1f" if abs(percent) >= 0.1 or not percent else ".1g"
+        # The space does not break, so that a unit stays with its number.
+        return f"{percent:{digits}}\u00a0%"
     if unit == "count":
         return f"{value:,}"
     if unit == "number":

@@ -111,7 +111,7 @@ def line_chart(
     points = [line.points() for line in series]
     values = [y for line in points for _, y in line] + [y for _, y in references]
     xs = [x for line in points for x, _ in line]
-    y_ticks = nice_ticks(min(0.0, *values), y_max or max(*values, 1e-300))
+    y_ticks = nice_ticks(min(0.0, *values), y_max or max(values))
     if y_max is not None:
         y_ticks = [tick for tick in y_ticks if tick <= y_max * 1.0001]
     x_low, x_high = min(xs), max(xs)

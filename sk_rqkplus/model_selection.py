@@ -144,7 +144,7 @@ def suggest_codebook_sizes(
         None tries up to six powers of two, the largest of which leaves at least four
         fitted rows per codeword.
 
-    estimator : RQKMeans or RQKMeansPlus, default=None
+    estimator : RQKMeans, RQKMeansPlus or RQVAE, default=None
         Template of the fits; None is a default :class:`~sk_rqkplus.RQKMeans`.
 
     max_collision_rate : float, default=0.2
@@ -327,8 +327,8 @@ def _check(
 ) -> None:
     if not isinstance(estimator, BaseQuantizer):
         raise TypeError(
-            f"estimator={estimator!r} should be an RQKMeans or RQKMeansPlus. Give one "
-            "as a template; what comes before it in a Pipeline is applied to X first."
+            f"estimator={estimator!r} should be an RQKMeans, RQKMeansPlus or RQVAE. "
+            "Give one as a template, and transform X first by what comes before it."
         )
     for name, value, least in (
         ("n_levels", n_levels, 1),

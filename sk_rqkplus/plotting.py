@@ -105,7 +105,7 @@ class CodebookUsageDisplay(_Display):
 
         Parameters
         ----------
-        estimator : RQKMeans, RQKMeansPlus, Pipeline or search
+        estimator : RQKMeans, RQKMeansPlus, RQVAE, Pipeline or search
             Fitted estimator, or one that ends in one.
 
         X : array-like of shape (n_samples, n_features)
@@ -199,7 +199,7 @@ class TrainingCurveDisplay(_Display):
 
         Parameters
         ----------
-        estimator : RQKMeansPlus, Pipeline or search
+        estimator : RQKMeansPlus, RQVAE, Pipeline or search
             Fitted estimator with a ``history_``, or one that ends in one.
 
         X : None
@@ -228,7 +228,7 @@ class TrainingCurveDisplay(_Display):
         if not hasattr(quantizer, "history_"):
             raise ValueError(
                 f"estimator={type(quantizer).__name__} should have a history_ of its "
-                "training. Give a fitted RQKMeansPlus."
+                "training. Give a fitted RQKMeansPlus or RQVAE."
             )
         display = cls(
             curves=training_curves(quantizer.history_),
@@ -335,7 +335,7 @@ class PrefixTreeDisplay(_Display):
 
         Parameters
         ----------
-        estimator : RQKMeans, RQKMeansPlus, Pipeline or search
+        estimator : RQKMeans, RQKMeansPlus, RQVAE, Pipeline or search
             Fitted estimator, or one that ends in one.
 
         X : array-like of shape (n_samples, n_features)
@@ -448,7 +448,7 @@ class ReconstructionDisplay(_Display):
 
         Parameters
         ----------
-        estimator : RQKMeans, RQKMeansPlus, Pipeline or search
+        estimator : RQKMeans, RQKMeansPlus, RQVAE, Pipeline or search
             Fitted estimator, or one that ends in one.
 
         X : array-like of shape (n_samples, n_features)
@@ -539,7 +539,7 @@ class CodebookSizeDisplay(_Display):
 
         Parameters
         ----------
-        estimator : RQKMeans or RQKMeansPlus
+        estimator : RQKMeans, RQKMeansPlus or RQVAE
             Template of the fits, with as many levels as it has; it need not be fitted.
 
         X : array-like of shape (n_samples, n_features)

@@ -221,7 +221,7 @@ def sid_report(estimator: Any, X: Any, titles: Any = None) -> SIDReport:
 
     Parameters
     ----------
-    estimator : RQKMeans, RQKMeansPlus, Pipeline or search
+    estimator : RQKMeans, RQKMeansPlus, RQVAE, Pipeline or search
         Fitted estimator, Pipeline that ends in one, or search over either. It is not
         changed.
 

@@ -18,7 +18,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sk_rqkplus import RQKMeans, RQKMeansPlus, metrics
+from sk_rqkplus import RQVAE, RQKMeans, RQKMeansPlus, metrics
 from sk_rqkplus._advice import advise
 from sk_rqkplus._prefix_tree import collision_groups, prefix_tree, tree_nodes
 from sk_rqkplus._prefixes import sort_by_prefix
@@ -234,6 +234,7 @@ def advice_on(*, n_items=10_000, size=100, perplexity=80.0, **changes):
         "collision_rate": collisions,
         "suffix_rate": {"value": changes.get("suffix", 0.0)},
         "path_average_similarity": {"baseline": 0.2},
+        "reconstruction_r2": {"value": changes.get("explained", 0.7)},
     }
     cohesion = {"value": 0.5, "low": 0.4, "high": changes.get("cohesion", 0.6)}
     levels = [{"size": size, "perplexity": perplexity, "cohesion": cohesion}]
@@ -261,6 +262,7 @@ def test_no_advice_where_nothing_is_wrong():
         ("mixed lengths", {"suffix": 0.001}, {"suffix": 0.0}),
         ("prefixes without meaning", {"cohesion": 0.19}, {"cohesion": 0.2}),
         ("no gain from fine-tuning", {"best_epoch": 0}, {"best_epoch": 1}),
+        ("worse than the mean", {"explained": -0.0011}, {"explained": -0.001}),
         ("duplicates", {"floor": 0.001}, {"floor": 0.0}),
     ],
 )
@@ -324,6 +326,9 @@ def test_the_text_has_every_figure_and_level(report):
     [
         (0.1346, "share", "13.5 %"),
         (0.0, "share", "0.0 %"),
+        (-1e-15, "share", "0.0 %"),
+        (-0.112, "share", "-11.2 %"),
+        (-0.0002, "share", "-0.02 %"),
         (0.000217, "share", "0.02 %"),
         (12345, "count", "12,345"),
         (0.000611, "error", "0.000611"),
@@ -413,6 +418,23 @@ def test_training_is_shown_where_there_was_one(X):
     page = report.to_html()
     assert "<h2>Training</h2>" in page
     assert f"best epoch: {plus.best_epoch_}" in page
+
+
+@pytest.mark.filterwarnings("ignore:no epoch had a lower")
+def test_a_model_whose_latent_space_is_another(X):
+    vae = RQVAE(
+        (8, 8),
+        latent_dim=4,
+        hidden_layer_sizes=(8,),
+        max_epochs=2,
+        eval_every=1,
+        random_state=0,
+    ).fit(X)
+    report = sid_report(vae, X)
+    error = report.figures["reconstruction_mse"]
+    assert error["value"] == pytest.approx(-vae.score(X))
+    assert error["baseline"] == pytest.approx(X.var(axis=0).mean(), rel=1e-4)
+    assert "<h2>Training</h2>" in report.to_html()
 
 
 @pytest.mark.filterwarnings("ignore:codebook:UserWarning", "ignore:.*distinct")
@@ -565,6 +587,14 @@ def test_ticks_are_round_and_cover():
     assert_allclose(nice_ticks(0, 37), [0, 10, 20, 30, 40])
     assert_allclose(nice_ticks(0, 0.00123), [0, 0.0005, 0.001, 0.0015])
     assert len(nice_ticks(5, 5)) > 1
+
+
+def test_values_that_are_all_zero_have_an_axis():
+    drawing = line_chart(
+        [Series("a", [0, 1], [0.0, 0.0])], title="t", description="d", x_label="x"
+    )
+    assert ">1</text>" in drawing
+    assert "e-" not in re.sub(r'="[^"]*"', "", drawing)
 
 
 def test_points_of_a_chart_by_hand():
