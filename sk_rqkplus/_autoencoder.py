@@ -29,6 +29,7 @@ from sk_rqkplus._callbacks import (
 )
 from sk_rqkplus._checkpoints import Checkpoints, Snapshot, read_checkpoint
 from sk_rqkplus._compat import Interval, StrOptions, _fit_context
+from sk_rqkplus._extras import require
 from sk_rqkplus._lloyd import balance_prices, count_distinct
 from sk_rqkplus._nearest import Codewords
 from sk_rqkplus._networks import ResidualQuantizer, RQVAEModule, VectorQuantizer
@@ -48,12 +49,34 @@ from sk_rqkplus._training import (
 
 # Prices of balanced levels are found on at most so many rows, and epochs are scored on
 # at most so many.
-PRICE_ROWS, SCORED_ROWS = 2**18, 2**16
+PRICE_ROWS, SCORED_ROWS = 2**17, 2**16
 # What decides about the best epoch, and whether higher is better.
 MONITORS = {
     "reconstruction_error": False,
     "collision_rate": False,
     "neighbour_recall": True,
+}
+
+
+# Options of the net that parameters of the estimator stand for, or that cannot change.
+OWN_OPTIONS = {
+    "batch_size",
+    "bfloat16",
+    "callbacks",
+    "compile",
+    "criterion",
+    "device",
+    "loss",
+    "lr",
+    "max_epochs",
+    "module",
+    "optimizer",
+    "optimizer__fused",
+    "optimizer__param_groups",
+    "optimizer__weight_decay",
+    "quant_weight",
+    "train_split",
+    "verbose",
 }
 
 
@@ -132,6 +155,7 @@ class BaseAutoencoder(BaseQuantizer):
             X = self._validate(X, reset=True)
             sizes = self._resolve_sizes()
             self._resolve_network(len(sizes))
+            self._forget_rows()
             rng = check_random_state(self.random_state)
 
             data = self._hold_out(X, rng)
@@ -163,16 +187,21 @@ class BaseAutoencoder(BaseQuantizer):
         """
         if not hasattr(self, "state_"):
             return self.fit(X)
+        # scikit-learn leaves this out where an estimator is fitted already.
+        self._validate_params()
         with self._all_or_nothing():
             X = self._validate(X)
+            self._check_sizes([len(book) for book in self.codebooks_], "the fit")
+            self._forget_rows()
             best_before, n_before = self.best_epoch_, self.n_iter_
             rng = check_random_state(self.random_state)
+            # The same rows are held out as in the fit, where X is the same.
+            data = self._hold_out(X, rng)
             if self.random_state is not None:
                 # Not the batches of the epochs before once more.
                 rng = np.random.RandomState(rng.randint(2**31 - 1) ^ n_before)
-            generator = self._generator(rng)
-            module = self._fitted_module(generator).train()
-            history = self._train(X, self._hold_out(X, rng), module, rng)
+            module = self._fitted_module(self._generator(rng)).train()
+            history = self._train(X, data, module, rng, before=self.history_)
             if self.best_epoch_ == 0:
                 self.best_epoch_ = best_before
             else:
@@ -240,6 +269,7 @@ class BaseAutoencoder(BaseQuantizer):
         """
         found, snapshot, mean, epoch = read_published(path, **cls._published)
         estimator = cls(**{**found, **params})
+        estimator._validate_params()
         figures = {"epoch": epoch}
         estimator._take_over(snapshot, mean, figures, X, f"path={str(path)!r}")
         return estimator
@@ -251,7 +281,8 @@ class BaseAutoencoder(BaseQuantizer):
         Returns
         -------
         net : skorch.NeuralNet
-            Initialised, with the fitted weights.
+            Initialised, with the fitted weights. Its module works on rows
+            ``(X - mean_) / unit_``.
         """
         check_is_fitted(self)
         device = self._resolve_device()
@@ -277,6 +308,14 @@ class BaseAutoencoder(BaseQuantizer):
                 f"random_state={self.random_state!r} should be an int with "
                 "accelerate=True. All processes then draw the same."
             )
+        if self.accelerate:
+            require("accelerate", extra="accelerate")
+        taken = sorted(OWN_OPTIONS & set(self.net_params or {}))
+        if taken:
+            raise ValueError(
+                f"net_params={self.net_params!r} should not have {taken}, which the "
+                "estimator sets itself. Use its own parameters."
+            )
         epsilon = np.asarray(self.sinkhorn_epsilon, dtype=float)
         if epsilon.shape not in ((), (n_levels,)) or not (epsilon >= 0).all():
             raise ValueError(
@@ -298,6 +337,21 @@ class BaseAutoencoder(BaseQuantizer):
         order = rng.permutation(len(X))
         return Data(X[np.sort(order[n_held_out:])], X[np.sort(order[:n_held_out])])
 
+    def _forget_rows(self):
+        """Drop what is known of rows: a model in training has no IDs to give."""
+        for name in ("codes_", "ids_", "catalogue_", "fingerprint_"):
+            vars(self).pop(name, None)
+
+    def _resolve_unit(self, X):
+        """Power of two nearest to the typical norm of centred rows.
+
+        Rates of optimizers are absolute. In this unit the defaults suit rows of any
+        scale, and dividing by it rounds nothing.
+        """
+        rows = np.subtract(X[:: -(-len(X) // SCORED_ROWS)], self.mean_, dtype=float)
+        norm = np.sqrt(np.einsum("ij,ij->", rows, rows) / len(rows))
+        return float(2.0 ** np.round(np.log2(norm))) if norm > 0 else 1.0
+
     def _mixes(self, rows):
         """Whether to train on mixtures of the rows."""
         if self.augment != "auto":
@@ -311,13 +365,15 @@ class BaseAutoencoder(BaseQuantizer):
         generator = torch.Generator(self._resolve_device())
         return generator.manual_seed(rng.randint(2**31 - 1))
 
-    def _train(self, X, data, module, rng):
+    def _train(self, X, data, module, rng, before=()):
         """Train a module, adopt its best epoch, and return the history."""
         device = self._resolve_device()
         accelerator = make_accelerator(device) if self.accelerate else None
+        self._check_batches(data.rows, accelerator)
         rows = Rows(
             data.rows,
             mean=self.mean_,
+            unit=self.unit_,
             batch_size=self.batch_size,
             rng=rng,
             mixed=self._mixes(data.rows),
@@ -330,7 +386,7 @@ class BaseAutoencoder(BaseQuantizer):
             progress(self, self.max_epochs, "epoch") as tick,
         ):
             callbacks = [
-                self._make_keeper(data, accelerator),
+                self._make_keeper(data, accelerator, before),
                 TendCodewords(
                     self._balanced_levels(),
                     every=self.eval_every,
@@ -341,17 +397,30 @@ class BaseAutoencoder(BaseQuantizer):
             ]
             net = self._make_net(module, device, callbacks, len(rows), accelerator)
             net.fit(rows)
-        self._restore_best(X, data, callbacks[0])
+        self._restore_best(X, data, callbacks[0], len(before) > 0)
         return summarise(net.history, callbacks[0].figures_)
 
-    def _make_keeper(self, data, accelerator):
+    def _check_batches(self, rows, accelerator):
+        """Check that every batch has rows enough for all who share it."""
+        if self.batch_norm and len(rows) < 2:
+            raise ValueError(
+                f"n_samples={len(rows)} to learn from should be >= 2 with "
+                "batch_norm=True. Fit on more rows."
+            )
+        if accelerator is not None and self.batch_size < 2 * accelerator.num_processes:
+            raise ValueError(
+                f"batch_size={self.batch_size} should be >= 2 rows for each of the "
+                f"{accelerator.num_processes} processes. Raise it."
+            )
+
+    def _make_keeper(self, data, accelerator, before):
         """Callback that scores epochs and keeps the best."""
         observers = [WarnOfCollapse()]
         if self.checkpoint_dir is not None and (
             accelerator is None or accelerator.is_main_process
         ):
             observers.append(
-                Checkpoints(self.checkpoint_dir, self.n_checkpoints, self.mean_)
+                Checkpoints(self.checkpoint_dir, self.n_checkpoints, self.mean_, before)
             )
 
         def evaluate(net):
@@ -359,12 +428,12 @@ class BaseAutoencoder(BaseQuantizer):
             # Epoch 0 keeps the prices of the start, to the last bit.
             if len(net.history):
                 self._update_prices(data.rows, net.networks)
-            self._adopt(_snapshot(net.networks))
+            self._adopt(self._snapshot(net.networks))
             return self._figures(data)
 
         return KeepBest(
             evaluate,
-            lambda net: _snapshot(net.networks),
+            lambda net: self._snapshot(net.networks),
             loss=self._monitored,
             every=self.eval_every,
             patience=self.patience,
@@ -389,49 +458,75 @@ class BaseAutoencoder(BaseQuantizer):
             "perplexity": metrics.perplexity(codes).tolist(),
         }
         if self.monitor == "neighbour_recall":
-            decoded = self._decode(codes)
-            figures["neighbour_recall"] = metrics.neighbour_recall(X, decoded).value
+            k = min(10, len(X) - 1)
+            recall = metrics.neighbour_recall(X, self._decode(codes), k=k)
+            figures["neighbour_recall"] = recall.value
         elif callable(self.monitor):
-            figures["monitor"] = float(self.monitor(self, X))
+            value = self.monitor(self, X)
+            if not (isinstance(value, Real) and np.isfinite(value)):
+                raise ValueError(
+                    f"monitor={self.monitor!r} returned {value!r}, which should be a "
+                    "finite number. Return one for every epoch."
+                )
+            figures["monitor"] = float(value)
         return figures
+
+    def _resolve_monitor(self):
+        """Name of the figure that decides, and whether higher is better."""
+        name = "monitor" if callable(self.monitor) else self.monitor
+        return name, MONITORS.get(name, True)
 
     def _monitored(self, figures):
         """The figure that decides, lower is better."""
-        name = "monitor" if callable(self.monitor) else self.monitor
-        sign = -1 if MONITORS.get(name, True) else 1
+        name, higher = self._resolve_monitor()
         prefix = "" if self.validation_fraction is None else "validation_"
-        return sign * figures[prefix + name]
+        return (-1 if higher else 1) * figures[prefix + name]
+
+    def _snapshot(self, module):
+        """Copy of the state of a module, codebooks in units of the latent space."""
+        unit = self._latent_unit()
+        layers = module.rq.vq_layers
+        return Snapshot(
+            state={
+                key: value.cpu().numpy().copy()
+                for key, value in module.state_dict().items()
+                if not key.startswith("rq.")
+            },
+            codebooks=[
+                layer.embedding.weight.detach().cpu().numpy() * np.float32(unit)
+                for layer in layers
+            ],
+            prices=[layer.prices.cpu().numpy() * unit**2 for layer in layers],
+            unit=self.unit_,
+        )
 
     def _adopt(self, snapshot):
+        self.unit_ = snapshot.unit
         self.state_ = snapshot.state
         self.codebooks_ = snapshot.codebooks
         self.prices_ = snapshot.prices
 
-    def _restore_best(self, X, data, keeper):
+    def _restore_best(self, X, data, keeper, trained_before):
         """Take over the best epoch, with exact prices."""
         best, first = keeper.best_, keeper.figures_[0]
         self._adopt(keeper.state_)
         if best["epoch"] > 0 and self._balanced_levels():
-            module = self._fitted_module()
+            module = self._fitted_module().to(self._resolve_device())
             self._update_prices(X, module, exact=True)
-            self._adopt(_snapshot(module))
+            self._adopt(self._snapshot(module))
             best.update(self._figures(data))
             if self._monitored(best) >= self._monitored(first):
                 best = first
                 self._adopt(keeper.first_state_)
         self.best_epoch_ = best["epoch"]
         if self.best_epoch_ == 0 and self.max_epochs > 0:
-            self._warn_of_no_gain()
-
-    def _warn_of_no_gain(self):
-        """Say that the training was of no use."""
-        name = "monitor" if callable(self.monitor) else self.monitor
-        relation = "higher" if MONITORS.get(name, True) else "lower"
-        warnings.warn(
-            f"no epoch had a {relation} {name} than epoch 0: {self._epoch_0}. Raise "
-            "max_epochs, change lr, or do without the training.",
-            stacklevel=5,
-        )
+            name, higher = self._resolve_monitor()
+            start = "the model is as it was" if trained_before else self._epoch_0
+            warnings.warn(
+                f"no epoch had a {'higher' if higher else 'lower'} {name} than epoch "
+                f"0: {start}. Raise max_epochs, change lr, or do without the training.",
+                stacklevel=5,
+            )
 
     def _balanced_levels(self):
         """Numbers of the levels that are balanced."""
@@ -446,9 +541,10 @@ class BaseAutoencoder(BaseQuantizer):
             return
         layers = module.rq.vq_layers
         device = layers[0].embedding.weight.device
-        encoder = torch.inference_mode()(copy.deepcopy(module.encoder).eval().double())
+        latent = self._in_units(copy.deepcopy(module.encoder).eval().double())
         rows = X[:: -(-len(X) // PRICE_ROWS)]
-        left = Leftover(rows, self.mean_, 1.0, latent=encoder, device=device)
+        unit = self._latent_unit()
+        left = Leftover(rows, self.mean_, unit, latent=latent, device=device)
         for level in range(max(balanced) + 1):
             layer = layers[level]
             book = layer.embedding.weight.detach()
@@ -461,12 +557,13 @@ class BaseAutoencoder(BaseQuantizer):
                 left.advance(words, left.assign(words))
 
     def _make_module(self, encoder, decoder, codebooks, prices):
-        """Networks and quantiser as one module."""
+        """Networks and quantiser as one module, which works in units of ``unit_``."""
         epsilons = self._resolve_network(len(codebooks))
+        unit = self._latent_unit()
         layers = [
             VectorQuantizer(
-                book,
-                price,
+                book / np.float32(unit),
+                price / unit**2,
                 sinkhorn_epsilon=epsilon,
                 sinkhorn_iter=self.sinkhorn_iter,
             )
@@ -484,7 +581,13 @@ class BaseAutoencoder(BaseQuantizer):
                 for key, value in self.state_.items()
                 if key.startswith(prefix)
             }
-            network.load_state_dict(weights)
+            try:
+                network.load_state_dict(weights)
+            except RuntimeError as error:
+                raise ValueError(
+                    f"hidden_layer_sizes={self.hidden_layer_sizes!r} and the other "
+                    f"parameters of the networks should be those of the fit: {error}"
+                ) from error
         books = self.codebooks_, self.prices_
         return self._make_module(encoder, decoder, *books).eval()
 
@@ -528,46 +631,62 @@ class BaseAutoencoder(BaseQuantizer):
     def _take_over(self, snapshot, mean, figures, X, origin):
         """Become the model of a file, and register rows if there are any."""
         sizes = [len(book) for book in snapshot.codebooks]
-        if sizes != self._resolve_sizes():
-            raise ValueError(
-                f"{origin} has codebook_sizes={tuple(sizes)}, which should equal "
-                f"{tuple(self.codebook_sizes)} of this estimator. Set codebook_sizes."
-            )
+        self._check_sizes(sizes, origin)
         self._resolve_network(len(sizes))
+        for array in (mean, *snapshot.codebooks, *snapshot.state.values()):
+            if not np.isfinite(array).all():
+                raise ValueError(
+                    f"{origin} has NaN or infinite values, which should be finite."
+                )
+        vars(self).pop("feature_names_in_", None)
         self.mean_, self.n_features_in_ = mean, len(mean)
         self._adopt(snapshot)
         try:
-            self._fitted_module()
-        except RuntimeError as error:
+            module = self._fitted_module()
+            module(torch.zeros(1, len(mean)))
+        except (RuntimeError, ValueError) as error:
             raise ValueError(
                 f"{origin} has other networks than this estimator: {error}"
             ) from error
         self.best_epoch_ = self.n_iter_ = figures["epoch"]
         self.history_ = [{"epoch": epoch} for epoch in range(self.n_iter_)] + [figures]
         self._n_features_out = len(sizes)
-        for name in ("codes_", "ids_", "catalogue_", "rqkmeans_"):
-            vars(self).pop(name, None)
+        self._forget_rows()
         self.fingerprint_ = self._fingerprint()
         if X is not None:
             X = self._validate(X)
             self._publish(X, self._encode(X))
 
+    def _check_sizes(self, sizes, origin):
+        """Check codebooks that are there; a fit on few rows may have made fewer."""
+        wanted = self._resolve_sizes()
+        if len(sizes) != len(wanted) or (np.array(sizes) > wanted).any():
+            raise ValueError(
+                f"{origin} has codebook_sizes={tuple(sizes)}, which should equal "
+                f"{tuple(wanted)} of this estimator. Set codebook_sizes."
+            )
+
+    def _latent_unit(self):
+        """Unit of the latent space, which is that of the rows."""
+        return self.unit_
+
+    def _in_units(self, encoder):
+        """Encoder of the module as a map of centred rows to latents."""
+
+        @torch.inference_mode()
+        def latent(rows):
+            return encoder(rows / self.unit_) * self._latent_unit()
+
+        return latent
+
     def _latent(self, device):
-        encoder = self._fitted_module().encoder.double().to(device)
-        return torch.inference_mode()(encoder)
+        return self._in_units(self._fitted_module().encoder.double().to(device))
 
     def _decoder(self):
-        return torch.inference_mode()(self._fitted_module().decoder.double())
+        decoder = self._fitted_module().decoder.double()
 
+        @torch.inference_mode()
+        def decode(quantised):
+            return decoder(quantised / self._latent_unit()) * self.unit_
 
-def _snapshot(module):
-    """Copy of the state of a module."""
-    state = {
-        key: value.cpu().numpy().copy()
-        for key, value in module.state_dict().items()
-        if not key.startswith("rq.")
-    }
-    layers = module.rq.vq_layers
-    books = [layer.embedding.weight.detach().cpu().numpy().copy() for layer in layers]
-    prices = [layer.prices.cpu().numpy().copy() for layer in layers]
-    return Snapshot(state, books, prices)
+        return decode

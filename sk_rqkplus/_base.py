@@ -1,5 +1,6 @@
 """What all estimators share: from a fitted quantiser to codes, IDs and errors."""
 
+import warnings
 from contextlib import contextmanager
 from numbers import Integral, Real
 
@@ -42,6 +43,25 @@ def column_means(X: np.ndarray) -> np.ndarray:
     chunks = range(0, len(X), CHUNK_ROWS)
     total = sum(X[i : i + CHUNK_ROWS].sum(axis=0, dtype=np.float64) for i in chunks)
     return np.asarray(total / len(X))
+
+
+def warn_of_fewer(wanted, found, *, stacklevel: int) -> None:
+    """Warn where codebooks became smaller than they should be.
+
+    Parameters
+    ----------
+    wanted, found : sequence of int
+        Sizes of the codebooks.
+
+    stacklevel : int
+        Where the warning points, from here.
+    """
+    if tuple(found) != tuple(wanted):
+        warnings.warn(
+            f"codebook_sizes={tuple(wanted)} became {tuple(found)}: a level had fewer "
+            "distinct rows than codewords. Lower codebook_sizes or fit on more rows.",
+            stacklevel=stacklevel,
+        )
 
 
 class BaseQuantizer(
@@ -353,6 +373,7 @@ class BaseQuantizer(
         arrays = {
             "mean": self.mean_,
             "beam_size": np.int64(getattr(self, "beam_size", 1)),
+            "unit": np.float64(getattr(self, "unit_", 1.0)),
         }
         for name in ("codebooks", "prices"):
             for level, array in enumerate(getattr(self, f"{name}_")):

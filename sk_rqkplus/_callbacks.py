@@ -16,16 +16,17 @@ class StopTraining(Exception):
 
 
 class StopOnNaN(Callback):
-    """Raise as soon as a loss is not finite."""
+    """Raise as soon as a loss or a gradient is not finite."""
 
     def on_batch_end(self, net, batch=None, training=False, **kwargs):
-        """Look at the loss that was recorded last."""
-        loss = net.history[-1, "batches", -1, "train_loss"]
-        if not np.isfinite(loss):
-            raise ValueError(
-                f"loss={loss} at epoch {len(net.history)} should be finite. Lower lr, "
-                "set clip_grad_norm, or scale X to the order of one."
-            )
+        """Look at what was recorded last."""
+        for name, key in (("loss", "train_loss"), ("gradient norm", "gradient_norm")):
+            value = net.history[-1, "batches", -1, key]
+            if not np.isfinite(value):
+                raise ValueError(
+                    f"{name}={value} at epoch {len(net.history)} should be finite. "
+                    "Lower lr or set clip_grad_norm."
+                )
 
 
 class ClipGradient(Callback):
@@ -136,13 +137,22 @@ class KeepBest(Callback):
         epoch = len(net.history)
         if epoch % self.every and epoch != net.max_epochs:
             return
+        self._compare(net)
+        if self.patience is not None and self.stale_ >= self.patience:
+            raise StopTraining
+
+    def on_train_end(self, net, **kwargs):
+        """Score the last epoch, if another callback ended the training there."""
+        if self.figures_[-1]["epoch"] != len(net.history):
+            self._compare(net)
+
+    def _compare(self, net):
+        """Score an epoch, and keep its state if it is the best."""
         state = self._score(net)
         if self.loss(self.figures_[-1]) < self.loss(self.best_):
             self.best_, self.state_, self.stale_ = self.figures_[-1], state, 0
-            return
-        self.stale_ += 1
-        if self.patience is not None and self.stale_ >= self.patience:
-            raise StopTraining
+        else:
+            self.stale_ += 1
 
     def _score(self, net):
         figures = {"epoch": len(net.history), **self.evaluate(net)}

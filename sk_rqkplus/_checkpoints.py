@@ -1,7 +1,8 @@
 """States of a training: what they are, and files of them."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 
@@ -25,11 +26,14 @@ class Snapshot:
         Weights of the networks.
     codebooks : list of ndarray of shape (n_codewords, n_latent), float32
     prices : list of ndarray of shape (n_codewords,), float64
+    unit : float, default=1.0
+        What rows are divided by before the encoder.
     """
 
     state: dict[str, np.ndarray]
     codebooks: list[np.ndarray]
     prices: list[np.ndarray]
+    unit: float = 1.0
 
 
 class Checkpoints:
@@ -49,21 +53,40 @@ class Checkpoints:
 
     mean : ndarray of shape (n_features,)
         Origin of the rows, which belongs to the model.
+
+    before : sequence of dict, default=()
+        History of a fit that this one goes on from: epochs are counted on, and only
+        what is better than its best overwrites that.
     """
 
-    def __init__(self, directory: str | PathLike, n_last: int, mean: np.ndarray):
+    def __init__(
+        self,
+        directory: str | PathLike,
+        n_last: int,
+        mean: np.ndarray,
+        before: Sequence[dict] = (),
+    ):
         self.directory = Path(directory)
         self.n_last = n_last
         self.mean = mean
-        self.best: dict[str, float] = {}
-        self.last: list[Path] = []
+        self.n_before = max(0, len(before) - 1)
+        self.best = {
+            name: min(row[name] for row in before if name in row)
+            for name in KEPT
+            if any(name in row for row in before)
+        }
         self.directory.mkdir(parents=True, exist_ok=True)
+        # Those of an earlier fit go first.
+        self.last = sorted(self.directory.glob("epoch_*.safetensors"))
 
     def __call__(self, figures: dict, snapshot: Snapshot) -> None:
         """Write the files of an evaluated epoch."""
+        if self.n_before and figures["epoch"] == 0:
+            return
+        figures = {**figures, "epoch": figures["epoch"] + self.n_before}
         path = self.directory / f"epoch_{figures['epoch']:05d}.safetensors"
         write_checkpoint(path, snapshot, self.mean, figures)
-        self.last.append(path)
+        self.last = [old for old in self.last if old != path] + [path]
         for name in KEPT:
             if figures[name] < self.best.get(name, np.inf):
                 self.best[name] = figures[name]
@@ -92,7 +115,7 @@ def write_checkpoint(
     figures : dict
         Figures of the epoch, and its ``epoch``.
     """
-    arrays = {"mean": mean, **snapshot.state}
+    arrays = {"mean": mean, "unit": np.array([snapshot.unit]), **snapshot.state}
     for level, (book, price) in enumerate(
         zip(snapshot.codebooks, snapshot.prices, strict=True)
     ):
@@ -131,9 +154,11 @@ def read_checkpoint(path: str | PathLike) -> tuple[Snapshot, np.ndarray, dict]:
         with safe_open(Path(path), framework="numpy") as file:
             figures = json.loads((file.metadata() or {})["figures"])
             arrays = {key: file.get_tensor(key) for key in file.keys()}
-        mean = arrays.pop("mean")
-        return split_state(arrays), mean, figures
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        mean, unit = arrays.pop("mean"), float(arrays.pop("unit")[0])
+        return replace(split_state(arrays), unit=unit), mean, figures
+    except (SafetensorError, KeyError, OSError, json.JSONDecodeError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise
         raise ValueError(
             f"path={str(path)!r} should be a checkpoint that a fit wrote to "
             f"checkpoint_dir: {error}"

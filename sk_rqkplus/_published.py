@@ -1,6 +1,7 @@
 """Checkpoints of the published implementation (MiniOneRec, arXiv 2510.24431)."""
 
 import argparse
+import ast
 import pickle
 import re
 from os import PathLike
@@ -80,20 +81,41 @@ def read_published(
         )
     options = vars(file["args"])
     found = {NAMES[key]: value for key, value in options.items() if key in NAMES}
-    params = {key: _plain(key, value) for key, value in found.items()}
+    try:
+        params = {key: _plain(key, value) for key, value in found.items()}
+        epoch = int(file["epoch"])
+    except (ValueError, SyntaxError, TypeError) as error:
+        raise ValueError(
+            f"path={str(path)!r} has options that should be numbers or lists of them: "
+            f"{error}"
+        ) from error
+    if "kmeans_init" in options:
+        params["init"] = "k-means" if options["kmeans_init"] else "random"
     for name in leave_out:
         params.pop(name, None)
-    arrays = {key: value.numpy() for key, value in file["state_dict"].items()}
+    snapshot, mean = _networks(file["state_dict"], path)
+    params["codebook_sizes"] = tuple(len(book) for book in snapshot.codebooks)
+    return {**params, **fixed}, snapshot, mean, epoch
+
+
+def _networks(state: dict, path: str | PathLike) -> tuple[Snapshot, np.ndarray]:
+    """Weights and codebooks in float32, and a mean of zeros."""
+    arrays = {}
+    for key, value in state.items() if isinstance(state, dict) else ():
+        if isinstance(value, torch.Tensor):
+            value = value.detach()
+            arrays[key] = (
+                value.float() if value.is_floating_point() else value
+            ).numpy()
     last = [key for key in arrays if re.match(r"decoder\..*\.bias$", key)][-1:]
     try:
-        snapshot = split_state(arrays)
-        mean = np.zeros_like(arrays[last[0] if last else "decoder"])
+        return split_state(arrays), np.zeros_like(
+            arrays[last[0] if last else "decoder"]
+        )
     except KeyError as error:
         raise ValueError(
             f"path={str(path)!r} should have codebooks and a decoder: no {error}."
         ) from error
-    params["codebook_sizes"] = tuple(len(book) for book in snapshot.codebooks)
-    return {**params, **fixed}, snapshot, mean, int(file["epoch"])
 
 
 def _load(path: str | PathLike) -> dict:
@@ -103,7 +125,9 @@ def _load(path: str | PathLike) -> dict:
     torch.serialization.add_safe_globals([argparse.Namespace])
     try:
         file = torch.load(Path(path), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except FileNotFoundError:
+        raise
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
             f"path={str(path)!r} should be a checkpoint with nothing but tensors, "
@@ -119,9 +143,11 @@ def _load(path: str | PathLike) -> dict:
 
 def _plain(name: str, value):
     """Value of a published option as our parameter takes it."""
-    if isinstance(value, str) and name not in ("loss", "lr_schedule", "optimizer"):
-        # Lists may have come through argparse as text.
-        value = [float(part) if "." in part else int(part) for part in value.split()]
-    if isinstance(value, list):
-        return tuple(value)
-    return value.lower() if isinstance(value, str) else value
+    if isinstance(value, str):
+        if name in ("loss", "lr_schedule", "optimizer"):
+            return value.lower()
+        # Numbers and lists may have come through argparse as text.
+        parts = re.split(r"[\s,]+", value.strip("[]() "))
+        values = [ast.literal_eval(part) for part in parts if part]
+        return values[0] if len(values) == 1 and "[" not in value else tuple(values)
+    return tuple(value) if isinstance(value, list) else value

@@ -17,6 +17,7 @@ from sk_rqkplus._base import (
     POSITIVE_INT,
     BaseQuantizer,
     column_means,
+    warn_of_fewer,
 )
 from sk_rqkplus._beam import BeamCodebooks
 from sk_rqkplus._compat import Interval, StrOptions, _fit_context
@@ -327,14 +328,8 @@ class RQKMeans(BaseQuantizer):
                 if sample is not left:
                     sample.advance(words, sample.assign(words))
                 levels.append(level)
-        found = tuple(len(level.codebook) for level in levels)
-        if found != tuple(sizes):
-            warnings.warn(
-                f"codebook_sizes={tuple(sizes)} became {found}: a level had fewer "
-                "distinct rows than codewords. Lower codebook_sizes or fit on more "
-                "rows.",
-                stacklevel=4,
-            )
+        found = [len(level.codebook) for level in levels]
+        warn_of_fewer(sizes, found, stacklevel=5)
         return levels
 
     def _advance(self, left, level, number, flag):

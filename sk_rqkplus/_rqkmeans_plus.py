@@ -132,7 +132,8 @@ class RQKMeansPlus(BaseAutoencoder):
 
     validation_fraction : float or None, default=None
         Share of the rows that are held out of both stages and on which ``monitor`` is
-        looked at; None looks at the fitted rows. All rows get codes and IDs.
+        looked at; None looks at the fitted rows. All rows get codes and IDs. A first
+        stage given as ``codebooks`` may have seen them.
 
     patience : int or None, default=None
         Stop after so many evaluations without a better one; None never stops early.
@@ -185,10 +186,16 @@ class RQKMeansPlus(BaseAutoencoder):
         Codewords of each level, in the space of the encoder.
 
     prices_ : list of ndarray of shape (n_codewords,), float64
-        Added to the squared distance of each codeword; zero at unbalanced levels.
+        Added to the squared distance of each codeword; at levels that are not balanced
+        they are those of the first stage, in general zero.
 
     mean_ : ndarray of shape (n_features,)
         Removed from the rows before anything else.
+
+    unit_ : float
+        Power of two that centred rows are divided by before the encoder, so that ``lr``
+        suits rows of any scale; 1 where ``codebooks`` was given as arrays. Losses in
+        ``history_`` are those of such rows.
 
     state_ : dict of str to ndarray
         Weights of encoder and decoder, named as in the published ``state_dict``.
@@ -234,7 +241,8 @@ class RQKMeansPlus(BaseAutoencoder):
 
     Notes
     -----
-    Epochs are scored on all fitted rows, or on 65,536 of them where there are more.
+    Epochs are scored on all fitted rows, or on at most 65,536 of them where there are
+    more.
     The encoder runs in float64 when rows are encoded, so that a code does not depend on
     the other rows of a batch.
 
@@ -266,7 +274,7 @@ class RQKMeansPlus(BaseAutoencoder):
     }
 
     _published = {
-        "leave_out": ("latent_dim", "kmeans_iter"),
+        "leave_out": ("latent_dim", "kmeans_iter", "init"),
         "decoder": "mlp",
         "gradient": "ste",
         "balance": "none",
@@ -378,11 +386,17 @@ class RQKMeansPlus(BaseAutoencoder):
     def _start(self, X, sizes, rng):
         """Module of epoch 0, which is RQ-KMeans; sets ``mean_`` and ``rqkmeans_``."""
         books, prices = self._warm_start(X, sizes, rng)
+        # Arrays and files are taken as they are, as published.
+        self.unit_ = 1.0 if self.rqkmeans_ is None else self._resolve_unit(X)
         encoder, decoder = self._networks(X.shape[1], self._generator(rng))
         weights = torch.Generator().manual_seed(rng.randint(2**31 - 1))
         encoder.reset(weights)
         decoder.reset(weights)
         return self._make_module(encoder, decoder, books, prices)
+
+    def _take_over(self, *args):
+        super()._take_over(*args)
+        self.rqkmeans_ = None
 
     def _warm_start(self, X, sizes, rng):
         """Codebooks and prices of the first stage."""
@@ -414,11 +428,21 @@ class RQKMeansPlus(BaseAutoencoder):
 
     def _check_first_stage(self, first, X, sizes):
         """Check that a fitted first stage suits the data."""
+        if not isinstance(getattr(first, "estimator", first), RQKMeans):
+            raise TypeError(
+                f"codebooks={first!r} should be an RQKMeans, arrays or a file. Give "
+                "the codebooks_ of another estimator as arrays."
+            )
         if not hasattr(first, "codebooks_"):
             raise ValueError(
                 "codebooks is an estimator that should be fitted. clone and "
                 "GridSearchCV return it to its unfitted state: wrap it in "
                 "sklearn.frozen.FrozenEstimator, or give rqkmeans and memory instead."
+            )
+        if first.beam_size > 1:
+            raise ValueError(
+                f"codebooks has beam_size={first.beam_size}, which should be 1: codes "
+                "of this estimator are greedy. Fit it with beam_size=1."
             )
         found = tuple(np.asarray(first.codebook_sizes).tolist())
         if found != tuple(sizes):

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from sk_rqkplus._autoencoder import BaseAutoencoder
-from sk_rqkplus._base import POSITIVE_INT, column_means
+from sk_rqkplus._base import POSITIVE_INT, column_means, warn_of_fewer
 from sk_rqkplus._compat import StrOptions
 from sk_rqkplus._lloyd import count_distinct, fit_codebook
 from sk_rqkplus._nearest import Codewords
@@ -164,6 +164,9 @@ class RQVAE(BaseAutoencoder):
     mean_ : ndarray of shape (n_features,)
         Mean of the rows, removed before anything else.
 
+    unit_ : float
+        Power of two that centred rows are divided by before the encoder.
+
     state_ : dict of str to ndarray
         Weights of encoder and decoder, named as in the published ``state_dict``.
 
@@ -313,6 +316,10 @@ class RQVAE(BaseAutoencoder):
         self.random_state = random_state
         self.verbose = verbose
 
+    def _latent_unit(self):
+        """The latent space has a unit of its own."""
+        return 1.0
+
     def _codebook_origin(self):
         """The latent space has an origin of its own."""
         return 0.0
@@ -330,6 +337,7 @@ class RQVAE(BaseAutoencoder):
     def _start(self, X, sizes, rng):
         """Module with random networks; sets ``mean_``."""
         self.mean_ = column_means(X).astype(X.dtype)
+        self.unit_ = self._resolve_unit(X)
         encoder, decoder = self._networks(X.shape[1], self._generator(rng))
         weights = torch.Generator().manual_seed(rng.randint(2**31 - 1))
         encoder.reset(weights)
@@ -345,15 +353,17 @@ class RQVAE(BaseAutoencoder):
     def _kmeans(self, X, encoder, sizes, rng):
         """Codebooks of what the encoder makes of the rows."""
         rows = X[:: -(-len(X) // INIT_ROWS)]
-        latent = torch.inference_mode()(encoder.eval().double())
         device = self._resolve_device()
-        largest = Leftover(rows, self.mean_, 1.0, latent=latent).squares().max()
-        scale = power_of_two(float(largest) ** 0.5)
+        latent = self._in_units(encoder.eval().double().to(device))
+        largest = Leftover(rows, self.mean_, 1.0, latent=latent, device=device)
+        scale = power_of_two(float(largest.squares().max()) ** 0.5)
         left = Leftover(rows, self.mean_, scale, latent=latent, device=device)
         for size in sizes:
             n_codewords = count_distinct(left, size)
             level = fit_codebook(left.rows, n_codewords, rng, max_iter=self.kmeans_iter)
             words = Codewords(level.codebook)
             left.advance(words, left.assign(words))
-        encoder.float().train()
-        return [words.codebook.cpu().numpy() * scale for words in left.levels]
+        encoder.cpu().float().train()
+        books = [words.codebook.cpu().numpy() * scale for words in left.levels]
+        warn_of_fewer(sizes, [len(book) for book in books], stacklevel=6)
+        return [book.astype(np.float32) for book in books]

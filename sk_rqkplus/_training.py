@@ -10,7 +10,7 @@ from skorch.callbacks import EarlyStopping
 from torch import Tensor
 from torch.nn import functional as F
 
-from sk_rqkplus._augment import REAL_SHARE, Mixtures
+from sk_rqkplus._augment import ANCHORS, REAL_SHARE, Mixtures
 from sk_rqkplus._callbacks import StopTraining
 from sk_rqkplus._extras import require
 
@@ -46,10 +46,13 @@ class Rows:
         Subtracted from every batch.
 
     batch_size : int
-        Rows per batch; the last one may be smaller, or larger by one.
+        Rows per batch; the last one may be smaller, or larger by a few.
 
     rng : RandomState or None
         Shuffles the rows anew in every epoch; None keeps their order.
+
+    unit : float, default=1.0
+        Divides every batch.
 
     mixed : bool, default=False
         Replace three rows in four by mixtures around them, drawn anew in every epoch.
@@ -66,17 +69,21 @@ class Rows:
         mean,
         batch_size,
         rng,
+        unit=1.0,
         mixed=False,
         process=0,
         n_processes=1,
     ):
         self.X = X
         self.mean = mean
+        self.unit = unit
         self.batch_size = batch_size
         self.rng = rng
         self.mixtures = None
         if mixed:
-            self.mixtures = Mixtures(self._centred(slice(None)), NEIGHBOURS)
+            # A part of them, where they are many, from all over the array.
+            anchors = np.sort(rng.permutation(len(X))[:ANCHORS])
+            self.mixtures = Mixtures(self._centred(anchors), NEIGHBOURS)
         self.process = process
         self.n_processes = n_processes
 
@@ -84,14 +91,17 @@ class Rows:
         return len(self._starts())
 
     def _starts(self) -> list[int]:
-        """First row of every batch; a last row alone joins the batch before it."""
+        """First row of every batch; too few last rows join the batch before them."""
         starts = list(range(0, len(self.X), self.batch_size))
-        if len(starts) > 1 and len(self.X) - starts[-1] == 1 < self.batch_size:
+        least = min(2 * self.n_processes, self.batch_size)
+        if len(starts) > 1 and len(self.X) - starts[-1] < least:
             starts.pop()
         return starts
 
     def _centred(self, index: slice | np.ndarray) -> Tensor:
-        return torch.from_numpy(np.subtract(self.X[index], self.mean)).float()
+        rows = np.subtract(self.X[index], self.mean)
+        rows /= self.unit
+        return torch.from_numpy(rows).float()
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield one epoch, as pairs of a batch and the weight of its loss."""
@@ -197,11 +207,15 @@ class RQVAENet(NeuralNet):
         """Reconstruction loss plus weighted quantisation loss."""
         decoded, quantisation = y_pred
         reconstruction = LOSSES[self.loss](decoded, X.to(decoded.device))
+        weight = y_true.to(decoded.device)
         # History records plain numbers; the sum is what the optimizer sees.
-        self.history.record_batch("reconstruction_loss", reconstruction.item())
-        self.history.record_batch("quantisation_loss", quantisation.item())
-        total = reconstruction + self.quant_weight * quantisation
-        return total if self.n_processes == 1 else total * y_true.to(total.device)
+        for name, part in (
+            ("reconstruction_loss", reconstruction),
+            ("quantisation_loss", quantisation),
+        ):
+            mean = self.over_processes(part.detach() * weight) / self.n_processes
+            self.history.record_batch(name, mean.item())
+        return (reconstruction + self.quant_weight * quantisation) * weight
 
     def partial_fit(self, X, y=None, classes=None, **fit_params):
         """Train further epochs; unlike skorch, let Ctrl-C through.
@@ -292,6 +306,12 @@ def make_accelerated_net(module, accelerator, **options) -> RQVAENet:
 
         def over_processes(self, values: Tensor) -> Tensor:
             return accelerator.reduce(values, reduction="sum")
+
+        def train_step(self, batch, **fit_params):
+            # All processes see one loss, so that all of them stop or none.
+            step = super().train_step(batch, **fit_params)
+            loss = self.over_processes(step["loss"].detach()) / self.n_processes
+            return {**step, "loss": loss}
 
         def get_iterator(self, dataset, training=False):
             return dataset

@@ -101,9 +101,14 @@ def test_both_processes_end_with_the_model_of_one(X, one_process, two_processes)
         assert_array_equal(first.state_[key], second.state_[key])
         assert_allclose(first.state_[key], value, atol=1e-5, err_msg=key)
     for row, other in zip(one_process.history_, first.history_, strict=True):
-        for key in {"reconstruction_error", "perplexity"} & row.keys():
+        for key in {"reconstruction_error", "perplexity", "train_loss"} & row.keys():
             assert_allclose(row[key], other[key], rtol=2e-3)
     assert (first.transform(X) == one_process.codes_).mean() > 0.99
+
+
+def test_processes_see_the_same_losses(two_processes):
+    (first, _), (second, _) = two_processes
+    assert first.history_ == second.history_
 
 
 def test_the_model_is_plain_afterwards(X, two_processes):

@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 from sklearn.base import clone
+from sklearn.cluster import KMeans
 from sklearn.model_selection import GridSearchCV
+from skorch.callbacks import Callback
 
 from sk_rqkplus import RQVAE, RQKMeans, RQKMeansPlus, metrics
+from sk_rqkplus._callbacks import StopTraining
 from sk_rqkplus.scorers import neg_collision_rate
 
 
@@ -207,6 +210,137 @@ def test_mixtures_learn_what_holds_for_other_rows(industrial):
         for augment in ("mixtures", "none")
     }
     assert errors["mixtures"] < errors["none"]
+
+
+@pytest.mark.parametrize("scale", [2.0**-10, 2.0**10])
+def test_the_unit_of_the_rows_does_not_matter(X, scale):
+    first = plus(rqkmeans=RQKMeans(max_iter=5), augment="mixtures").fit(X)
+    other = plus(rqkmeans=RQKMeans(max_iter=5), augment="mixtures").fit(X * scale)
+    assert_array_equal(other.ids_, first.ids_)
+    assert other.score(X * scale) == pytest.approx(first.score(X) * scale**2)
+    assert other.unit_ == first.unit_ * scale
+    assert other.best_epoch_ == first.best_epoch_ > 0
+
+
+def test_rqvae_in_another_unit(X):
+    params = {"latent_dim": 6, "max_epochs": 4, "eval_every": 2, "random_state": 0}
+    first = RQVAE((16, 16), **params).fit(X)
+    other = RQVAE((16, 16), **params).fit(X * 64)
+    assert_array_equal(other.codes_, first.codes_)
+    assert other.score(X * 64) == pytest.approx(first.score(X) * 64**2)
+
+
+def test_a_stop_between_evaluations_is_scored(X, fitted):
+    class Stop(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            if len(net.history) == 7:
+                raise StopTraining
+
+    model = plus(codebooks=fitted, callbacks=[Stop()], eval_every=5).fit(X)
+    assert model.n_iter_ == 7
+    scored = [row["epoch"] for row in model.history_ if "perplexity" in row]
+    assert scored == [0, 5, 7]
+
+
+def test_partial_fit_holds_out_the_same_rows(X):
+    held_out = []
+
+    def listen(estimator, X):
+        held_out.append(X.copy())
+        return 0.0
+
+    model = plus(monitor=listen, validation_fraction=0.2, max_epochs=1)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "no epoch had a higher")
+        model.fit(X).partial_fit(X)
+    sizes = [len(rows) for rows in held_out]
+    assert sizes.count(120) >= 2
+    small = [rows for rows in held_out if len(rows) == 120]
+    for rows in small:
+        assert_array_equal(rows, small[0])
+
+
+def test_a_monitor_sees_no_catalogue_of_another_fit(X, fitted):
+    seen = []
+
+    def monitor(estimator, X):
+        seen.append(hasattr(estimator, "catalogue_"))
+        return float(len(seen))
+
+    model = plus(codebooks=fitted, monitor=monitor, max_epochs=3).fit(X)
+    model.fit(X).partial_fit(X)
+    assert len(seen) >= 6
+    assert not any(seen)
+
+
+@pytest.mark.parametrize("value", [np.nan, None, "good"])
+def test_a_monitor_must_return_a_number(X, fitted, value):
+    model = plus(codebooks=fitted, monitor=lambda estimator, X: value)
+    with pytest.raises(ValueError, match="returned .*, which should be a finite"):
+        model.fit(X)
+
+
+def test_partial_fit_checks_what_was_changed(X, fitted):
+    model = plus(codebooks=fitted, max_epochs=0).fit(X)
+    for params, message in [
+        ({"batch_size": 0}, "'batch_size' parameter of RQKMeansPlus must be an int"),
+        ({"codebook_sizes": (16, 16)}, r"the fit has codebook_sizes=\(16, 16, 16\)"),
+        ({"hidden_layer_sizes": (9,)}, r"hidden_layer_sizes=\(9,\) and the other"),
+    ]:
+        changed = clone(plus(codebooks=None))
+        changed.__dict__.update(model.__dict__)
+        with pytest.raises(ValueError, match=message):
+            changed.set_params(**params).partial_fit(X)
+    assert_array_equal(model.predict(X), model.ids_)
+
+
+def test_no_gain_of_further_epochs_is_said_as_it_is(X, fitted):
+    model = plus(codebooks=fitted).fit(X).set_params(lr=10.0, max_epochs=3)
+    codes, best = model.codes_, model.best_epoch_
+    with pytest.warns(UserWarning, match="than epoch 0: the model is as it was"):
+        model.partial_fit(X)
+    assert_array_equal(model.codes_, codes)
+    assert model.best_epoch_ == best
+
+
+@pytest.mark.parametrize("name", ["max_epochs", "optimizer", "callbacks", "lr"])
+def test_net_params_that_are_ours_are_named(X, fitted, name):
+    with pytest.raises(ValueError, match=rf"should not have \['{name}'\], which"):
+        plus(codebooks=fitted, net_params={name: 1}).fit(X)
+
+
+def test_batch_norm_needs_two_rows(X):
+    model = plus(codebook_sizes=(1,), batch_norm=True)
+    with pytest.raises(ValueError, match="n_samples=1 to learn from should be >= 2"):
+        model.fit(X[:1])
+
+
+@pytest.mark.parametrize(
+    "codebooks, error, message",
+    [
+        (KMeans(2), TypeError, "should be an RQKMeans, arrays or a file"),
+        (RQVAE((16, 16, 16)), TypeError, "should be an RQKMeans, arrays or a file"),
+        (
+            RQKMeans((16, 16, 16), beam_size=2, max_iter=2, random_state=0),
+            ValueError,
+            "codebooks has beam_size=2, which should be 1",
+        ),
+    ],
+)
+def test_first_stages_of_another_kind_are_refused(X, codebooks, error, message):
+    if isinstance(codebooks, RQKMeans):
+        codebooks.fit(X)
+    with pytest.raises(error, match=message):
+        plus(codebooks=codebooks).fit(X)
+
+
+def test_fewer_codewords_are_told_of_and_restored(X, tmp_path):
+    params = {"latent_dim": 3, "max_epochs": 1, "random_state": 0}
+    model = RQVAE((16, 16), checkpoint_dir=tmp_path, **params)
+    with pytest.warns(UserWarning, match=r"codebook_sizes=\(16, 16\) became \(10, "):
+        model.fit(X[:10])
+    again = RQVAE((16, 16), **params).restore(tmp_path / "epoch_00001.safetensors")
+    assert len(again.codebooks_[0]) == 10
 
 
 def test_clone_and_refit_give_the_same(X, fitted):

@@ -68,6 +68,31 @@ def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     assert [file.name for file in tmp_path.iterdir()] == ["epoch.safetensors"]
 
 
+def test_further_epochs_are_counted_on(tmp_path):
+    before = [figures(0, 5.0, 0.3), {"epoch": 1}, figures(2, 4.0, 0.1)]
+    keep = Checkpoints(tmp_path, 5, np.zeros(2), before)
+    rows = [(0, 4.0, 0.1), (1, 4.5, 0.2), (2, 3.0, 0.2)]
+    for epoch, error, collisions in rows:
+        keep(figures(epoch, error, collisions), snapshot(epoch))
+    # Epoch 0 is the end of the fit before; its collision rate stays the best.
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "best_reconstruction_error.safetensors",
+        "epoch_00003.safetensors",
+        "epoch_00004.safetensors",
+    ]
+    path = tmp_path / "best_reconstruction_error.safetensors"
+    assert read_checkpoint(path)[2]["epoch"] == 4
+
+
+def test_epochs_of_an_earlier_fit_go_first(tmp_path):
+    for _ in range(2):
+        keep = Checkpoints(tmp_path, 2, np.zeros(2))
+        for epoch in (0, 5, 10) if keep.last == [] else (0, 5):
+            keep(figures(epoch, 1.0, 0.0), snapshot(epoch))
+    names = sorted(path.name for path in tmp_path.glob("epoch_*"))
+    assert names == ["epoch_00000.safetensors", "epoch_00005.safetensors"]
+
+
 @pytest.mark.filterwarnings("ignore:no epoch had a lower:UserWarning")
 @pytest.mark.parametrize("kind", [RQKMeansPlus, RQVAE])
 def test_a_fit_comes_back_from_its_checkpoint(X, fitted, tmp_path, kind):

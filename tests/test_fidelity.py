@@ -11,7 +11,6 @@ from numpy.testing import assert_allclose, assert_array_equal
 from torch.nn import functional as F
 
 from sk_rqkplus import RQVAE, RQKMeansPlus
-from sk_rqkplus._autoencoder import _snapshot
 from sk_rqkplus._training import Rows
 
 SIZES, HIDDEN, EPOCHS, BATCH = (16, 12, 8), (20, 12), 6, 150
@@ -181,6 +180,7 @@ def test_every_step_of_the_published_rule(X, kind, case):
         **special,
         **config,
     )
+    model.unit_ = 1.0
     generator = torch.Generator().manual_seed(3)
     encoder, decoder = model._networks(rows.shape[1], None)
     encoder.reset(generator)
@@ -215,7 +215,7 @@ def test_every_step_of_the_published_rule(X, kind, case):
 
     # Encoded by the estimator, the rows get the codes of these weights.
     model.mean_, model.n_features_in_ = np.zeros(rows.shape[1], np.float32), 24
-    model._adopt(_snapshot(module))
+    model._adopt(model._snapshot(module))
     with torch.no_grad():
         left = module.eval().encoder(torch.from_numpy(rows))
         for level, code in enumerate(model.transform(rows).T):

@@ -6,7 +6,6 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
 from sk_rqkplus import RQKMeansPlus
-from sk_rqkplus._autoencoder import _snapshot
 from sk_rqkplus._training import Rows
 
 
@@ -52,6 +51,7 @@ def run(industrial, trace):
             )
         },
     )
+    model.unit_ = 1.0
     prices = [np.zeros(len(book)) for book in codebooks]
     networks = model._networks(X.shape[1], None)
     module = model._make_module(*networks, codebooks, prices)
@@ -62,7 +62,7 @@ def run(industrial, trace):
     # The fitted estimator that this training would have published.
     model.mean_ = np.zeros(X.shape[1], dtype=np.float32)
     model.n_features_in_ = X.shape[1]
-    model._adopt(_snapshot(module))
+    model._adopt(model._snapshot(module))
     return X, model, net
 
 

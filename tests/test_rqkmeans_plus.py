@@ -274,6 +274,7 @@ def test_net_params_reach_the_net(X, fitted):
 
 def test_net_is_rebuilt_with_the_fitted_weights(X, trained):
     centred = torch.from_numpy(X - trained.mean_)
+    assert trained.unit_ == 1.0
     module = trained.net_.module_.eval()
     with torch.no_grad():
         latent = module.encoder(centred)

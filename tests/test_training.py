@@ -37,7 +37,7 @@ def test_mixtures_are_convex_and_new_in_every_epoch():
 
 @pytest.mark.parametrize("mixed", [False, True])
 def test_processes_share_every_batch(mixed):
-    X = np.random.default_rng(0).normal(size=(23, 3))
+    X = np.random.default_rng(0).normal(size=(25, 3))
     options = {"mean": np.zeros(3), "batch_size": 10, "mixed": mixed}
     whole = list(Rows(X, rng=np.random.RandomState(0), **options))
     shares = [
@@ -56,8 +56,41 @@ def test_processes_share_every_batch(mixed):
         assert_allclose(mean, batch.mean(0), atol=1e-6)
 
 
-def test_bfloat16_is_asked_of_the_processor():
-    assert can_bfloat16(torch.device("cpu")) in (True, False)
+@pytest.mark.parametrize(
+    "known, fast",
+    [
+        ({"amx_bf16": True}, True),
+        ({"avx512_bf16": True, "amx_bf16": False}, True),
+        ({"avx512_f": True}, False),
+        (None, False),
+    ],
+)
+def test_bfloat16_is_asked_of_the_processor(monkeypatch, known, fast):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    if known is not None:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known, raising=False)
+    assert can_bfloat16(torch.device("cpu")) == fast
+
+
+def test_few_last_rows_join_the_batch_before_them():
+    X = np.zeros((252, 1))
+    shares = [
+        Rows(X, mean=0.0, batch_size=125, rng=None, process=i, n_processes=3)
+        for i in range(3)
+    ]
+    sizes = [[len(batch) for batch, _ in rows] for rows in shares]
+    assert sizes == [[42, 43], [42, 42], [41, 42]]
+
+
+def test_mixtures_of_many_rows_come_from_all_over(monkeypatch):
+    monkeypatch.setattr("sk_rqkplus._training.ANCHORS", 40)
+    X = np.arange(400.0)[:, None]
+    rng = np.random.RandomState(0)
+    rows = Rows(X, mean=np.zeros(1), batch_size=400, rng=rng, mixed=True)
+    ((batch, _),) = rows
+    assert len(rows.mixtures.rows) == 40
+    assert 30 < (batch < 100).sum() < 170
+    assert 30 < (batch >= 300).sum() < 170
 
 
 def test_sample_is_spread_over_the_rows():
