@@ -57,9 +57,7 @@ PUBLISHED = {
 CLOSED = {
     "augment": "none",
     "encoder_lr_ratio": 1.0,
-    "hidden_layer_sizes": (512,),
-    "max_epochs": 200,
-    "eval_every": 20,
+    "hidden_layer_sizes": (768,),
 }
 
 
