@@ -27,10 +27,13 @@ def check_codes(codes: np.ndarray) -> np.ndarray:
 def pack_rows(columns: np.ndarray) -> np.ndarray:
     """One integer per row, equal for equal rows, and in the order of the rows.
 
+    Mixed radix where the product of the ranges of the columns fits into 62 bits; else
+    the columns so far are replaced by their ranks, which are fewer than the rows.
+
     Parameters
     ----------
     columns : ndarray of shape (n_rows, n_columns), int
-        Rows of at most 32 bits per value.
+        Rows.
 
     Returns
     -------
@@ -39,13 +42,23 @@ def pack_rows(columns: np.ndarray) -> np.ndarray:
     """
     packed, span = np.zeros(len(columns), dtype=np.int64), 1
     for column in columns.T:
-        low = int(column.min(initial=0))
-        size = int(column.max(initial=0)) - low + 1
+        low, high = int(column.min(initial=0)), int(column.max(initial=0))
+        size = high - low + 1
         if span * size > MAX_NUMBER:
-            packed, span = np.unique(packed, return_inverse=True)[1], len(packed)
-        packed = packed * size + (column.astype(np.int64) - low)
+            packed, span = _ranks(packed)
+        if span * size > MAX_NUMBER or high > MAX_NUMBER:
+            (column, size), low = _ranks(column), 0
+        packed *= size
+        packed += column.astype(np.int64, copy=False)
+        packed -= low
         span *= size
     return packed
+
+
+def _ranks(values: np.ndarray) -> tuple[np.ndarray, int]:
+    """Rank of every value among the distinct ones, and their number."""
+    distinct, ranks = np.unique(values, return_inverse=True)
+    return ranks.astype(np.int64, copy=False), len(distinct)
 
 
 def stable_sort(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-MAX_KEY = 2**62
+from sk_rqkplus._groups import pack_rows
 
 
 class Prefixes(NamedTuple):
@@ -24,35 +24,6 @@ class Prefixes(NamedTuple):
     bounds: list[np.ndarray]
 
 
-def code_keys(codes: np.ndarray) -> np.ndarray:
-    """One integer per code, in the order of the codes.
-
-    Mixed radix where the product of the ranges of the levels fits into 62 bits; else
-    the levels so far are replaced by their ranks, which are fewer than the rows.
-
-    Parameters
-    ----------
-    codes : ndarray of shape (n_samples, n_levels), int
-        Non-negative codes, at least one.
-
-    Returns
-    -------
-    keys : ndarray of shape (n_samples,), int64
-        Equal for equal codes, and sorted as they are.
-    """
-    keys, n_keys = np.zeros(len(codes), dtype=np.int64), 1
-    for column in codes.T:
-        size = int(column.max()) + 1
-        if n_keys * size > MAX_KEY:
-            keys, n_keys = _ranks(keys)
-        if n_keys * size > MAX_KEY:
-            column, size = _ranks(column)
-        keys *= size
-        keys += column.astype(np.int64, copy=False)
-        n_keys *= size
-    return keys
-
-
 def group_sizes(codes: np.ndarray) -> np.ndarray:
     """Number of items of every code that is in use, in the order of the codes.
 
@@ -66,7 +37,7 @@ def group_sizes(codes: np.ndarray) -> np.ndarray:
     sizes : ndarray of shape (n_codes,), int64
         At least 1 each.
     """
-    keys = code_keys(codes)
+    keys = pack_rows(codes)
     keys.sort()
     return np.diff(bounds_of_runs(keys))
 
@@ -84,7 +55,7 @@ def sort_by_prefix(codes: np.ndarray) -> Prefixes:
     prefixes : Prefixes
         Order and borders for every length of prefix, 0 included.
     """
-    order = np.argsort(code_keys(codes), kind="stable")
+    order = np.argsort(pack_rows(codes), kind="stable")
     changes = np.zeros(len(codes) + 1, dtype=bool)
     changes[[0, -1]] = True
     bounds = [np.flatnonzero(changes)]
@@ -111,9 +82,3 @@ def bounds_of_runs(values: np.ndarray) -> np.ndarray:
     changes = np.ones(len(values) + 1, dtype=bool)
     np.not_equal(values[1:], values[:-1], out=changes[1:-1])
     return np.flatnonzero(changes)
-
-
-def _ranks(values: np.ndarray) -> tuple[np.ndarray, int]:
-    """Rank of every value among the distinct ones, and their number."""
-    distinct, ranks = np.unique(values, return_inverse=True)
-    return ranks.astype(np.int64, copy=False), len(distinct)

@@ -14,9 +14,10 @@ from sklearn.metrics import r2_score
 from sklearn.metrics.pairwise import cosine_similarity
 
 from sk_rqkplus import metrics
+from sk_rqkplus._groups import pack_rows
 from sk_rqkplus._neighbours import Points, code_neighbours, fill_rings
 from sk_rqkplus._pairs import pairs_in_groups, unit_rows
-from sk_rqkplus._prefixes import code_keys, sort_by_prefix
+from sk_rqkplus._prefixes import sort_by_prefix
 from sk_rqkplus.ids import deduplicate
 
 OF_CODES = [
@@ -291,7 +292,7 @@ def test_keys_are_in_the_order_of_the_codes(largest):
     rng = np.random.RandomState(0)
     values = np.array([0, 1, largest // 2, largest], dtype=np.uint64)
     codes = values[rng.randint(4, size=(200, 5))]
-    _, ranks = np.unique(code_keys(codes), return_inverse=True)
+    _, ranks = np.unique(pack_rows(codes), return_inverse=True)
     assert_array_equal(ranks, np.unique(codes, axis=0, return_inverse=True)[1])
     assert metrics.collision_rate(codes) == 1 - len(np.unique(codes, axis=0)) / 200
 
