@@ -365,6 +365,22 @@ class BaseAutoencoder(BaseQuantizer):
         generator = torch.Generator(self._resolve_device())
         return generator.manual_seed(rng.randint(2**31 - 1))
 
+    def _network_options(self, generator):
+        """What encoder and decoder have in common."""
+        return {
+            "dropout": self.dropout,
+            "batch_norm": self.batch_norm,
+            "generator": generator,
+        }
+
+    def _new_networks(self, n_features, rng):
+        """Encoder and decoder with weights as they are drawn."""
+        networks = self._networks(n_features, self._generator(rng))
+        weights = torch.Generator().manual_seed(rng.randint(2**31 - 1))
+        for network in networks:
+            network.reset(weights)
+        return networks
+
     def _train(self, X, data, module, rng, before=()):
         """Train a module, adopt its best epoch, and return the history."""
         device = self._resolve_device()
@@ -428,12 +444,12 @@ class BaseAutoencoder(BaseQuantizer):
             # Epoch 0 keeps the prices of the start, to the last bit.
             if len(net.history):
                 self._update_prices(data.rows, net.networks)
-            self._adopt(self._snapshot(net.networks))
-            return self._figures(data)
+            snapshot = self._snapshot(net.networks)
+            self._adopt(snapshot)
+            return self._figures(data), snapshot
 
         return KeepBest(
             evaluate,
-            lambda net: self._snapshot(net.networks),
             loss=self._monitored,
             every=self.eval_every,
             patience=self.patience,
@@ -572,10 +588,10 @@ class BaseAutoencoder(BaseQuantizer):
         rq = ResidualQuantizer(layers, beta=self.beta, gradient=self.gradient)
         return RQVAEModule(encoder, rq, decoder)
 
-    def _fitted_module(self, generator=None):
-        """Networks with the fitted weights, in evaluation mode."""
-        encoder, decoder = self._networks(self.n_features_in_, generator)
-        for prefix, network in (("encoder.", encoder), ("decoder.", decoder)):
+    def _fitted_networks(self, generator=None):
+        """Encoder and decoder with the fitted weights."""
+        networks = self._networks(self.n_features_in_, generator)
+        for prefix, network in zip(("encoder.", "decoder."), networks, strict=True):
             weights = {
                 key.removeprefix(prefix): torch.from_numpy(value.copy())
                 for key, value in self.state_.items()
@@ -588,8 +604,13 @@ class BaseAutoencoder(BaseQuantizer):
                     f"hidden_layer_sizes={self.hidden_layer_sizes!r} and the other "
                     f"parameters of the networks should be those of the fit: {error}"
                 ) from error
-        books = self.codebooks_, self.prices_
-        return self._make_module(encoder, decoder, *books).eval()
+            network.eval()
+        return networks
+
+    def _fitted_module(self, generator=None):
+        """The module with the fitted weights, in evaluation mode."""
+        networks = self._fitted_networks(generator)
+        return self._make_module(*networks, self.codebooks_, self.prices_).eval()
 
     def _make_net(self, module, device, callbacks, n_batches=1, accelerator=None):
         """The private skorch net around a module."""
@@ -680,10 +701,12 @@ class BaseAutoencoder(BaseQuantizer):
         return latent
 
     def _latent(self, device):
-        return self._in_units(self._fitted_module().encoder.double().to(device))
+        encoder, _ = self._fitted_networks()
+        return self._in_units(encoder.double().to(device))
 
     def _decoder(self):
-        decoder = self._fitted_module().decoder.double()
+        _, decoder = self._fitted_networks()
+        decoder = decoder.double()
 
         @torch.inference_mode()
         def decode(quantised):

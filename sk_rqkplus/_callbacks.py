@@ -92,10 +92,7 @@ class KeepBest(Callback):
     Parameters
     ----------
     evaluate : callable
-        Maps a net to a dict of figures.
-
-    snapshot : callable
-        Maps a net to a copy of its state.
+        Maps a net to a dict of figures and a copy of its state.
 
     loss : callable
         Maps figures to what decides; lower is better.
@@ -118,9 +115,8 @@ class KeepBest(Callback):
         Figures and state of the best of them.
     """
 
-    def __init__(self, evaluate, snapshot, *, loss, every, patience, observers=()):
+    def __init__(self, evaluate, *, loss, every, patience, observers=()):
         self.evaluate = evaluate
-        self.snapshot = snapshot
         self.loss = loss
         self.every = every
         self.patience = patience
@@ -155,9 +151,9 @@ class KeepBest(Callback):
             self.stale_ += 1
 
     def _score(self, net):
-        figures = {"epoch": len(net.history), **self.evaluate(net)}
+        figures, state = self.evaluate(net)
+        figures = {"epoch": len(net.history), **figures}
         self.figures_.append(figures)
-        state = self.snapshot(net)
         for observer in self.observers:
             observer(figures, state)
         return state

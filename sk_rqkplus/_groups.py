@@ -6,14 +6,20 @@ from sklearn.utils.validation import check_array
 MAX_NUMBER = 2**62
 
 
-def check_codes(codes: np.ndarray) -> np.ndarray:
-    """Codes as an int32 matrix."""
-    codes = check_array(codes, dtype=None, ensure_min_samples=0, input_name="codes")
+def check_integers(codes: np.ndarray, **params: int) -> np.ndarray:
+    """Codes as a matrix of integers; further parameters are those of check_array."""
+    codes = check_array(codes, dtype=None, input_name="codes", **params)
     if codes.dtype.kind not in "iu":
         raise ValueError(
             f"codes have dtype={codes.dtype}, which should be an integer type. "
             "Give the codes that transform returns."
         )
+    return codes
+
+
+def check_codes(codes: np.ndarray) -> np.ndarray:
+    """Codes as an int32 matrix."""
+    codes = check_integers(codes, ensure_min_samples=0)
     bounds = np.iinfo(np.int32)
     for value in (codes.min(initial=0), codes.max(initial=0)):
         if not bounds.min <= value <= bounds.max:

@@ -3,7 +3,6 @@
 from os import PathLike
 
 import numpy as np
-import torch
 from sklearn.base import clone
 from sklearn.utils.validation import check_memory
 
@@ -375,11 +374,7 @@ class RQKMeansPlus(BaseAutoencoder):
     def _networks(self, n_features, generator):
         """Encoder and decoder, weights not set."""
         sizes = [n_features, *self.hidden_layer_sizes, n_features]
-        options = {
-            "dropout": self.dropout,
-            "batch_norm": self.batch_norm,
-            "generator": generator,
-        }
+        options = self._network_options(generator)
         kind = ResidualMLP if self.decoder == "residual" else MLP
         return ResidualMLP(sizes, **options), kind(sizes[::-1], **options)
 
@@ -388,10 +383,7 @@ class RQKMeansPlus(BaseAutoencoder):
         books, prices = self._warm_start(X, sizes, rng)
         # Arrays and files are taken as they are, as published.
         self.unit_ = 1.0 if self.rqkmeans_ is None else self._resolve_unit(X)
-        encoder, decoder = self._networks(X.shape[1], self._generator(rng))
-        weights = torch.Generator().manual_seed(rng.randint(2**31 - 1))
-        encoder.reset(weights)
-        decoder.reset(weights)
+        encoder, decoder = self._new_networks(X.shape[1], rng)
         return self._make_module(encoder, decoder, books, prices)
 
     def _take_over(self, *args):

@@ -1,7 +1,6 @@
 """RQVAE: the classic baseline, a residual-quantised autoencoder that starts anew."""
 
 import numpy as np
-import torch
 
 from sk_rqkplus._autoencoder import BaseAutoencoder
 from sk_rqkplus._base import POSITIVE_INT, column_means, warn_of_fewer
@@ -327,21 +326,14 @@ class RQVAE(BaseAutoencoder):
     def _networks(self, n_features, generator):
         """Encoder and decoder, weights not set."""
         sizes = [n_features, *self.hidden_layer_sizes, self.latent_dim]
-        options = {
-            "dropout": self.dropout,
-            "batch_norm": self.batch_norm,
-            "generator": generator,
-        }
+        options = self._network_options(generator)
         return MLP(sizes, **options), MLP(sizes[::-1], **options)
 
     def _start(self, X, sizes, rng):
         """Module with random networks; sets ``mean_``."""
         self.mean_ = column_means(X).astype(X.dtype)
         self.unit_ = self._resolve_unit(X)
-        encoder, decoder = self._networks(X.shape[1], self._generator(rng))
-        weights = torch.Generator().manual_seed(rng.randint(2**31 - 1))
-        encoder.reset(weights)
-        decoder.reset(weights)
+        encoder, decoder = self._new_networks(X.shape[1], rng)
         if self.init == "k-means":
             books = self._kmeans(X, encoder, sizes, rng)
         else:

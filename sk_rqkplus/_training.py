@@ -22,8 +22,9 @@ OPTIMIZERS = {
     "adagrad": torch.optim.Adagrad,
     "rmsprop": torch.optim.RMSprop,
 }
-# Mixtures are of a row and some of so many neighbours.
-NEIGHBOURS = 20
+# Mixtures to train on are of a row and some of so many neighbours, more than where
+# codebooks alone are fitted.
+TRAINING_NEIGHBOURS = 20
 # Dead codewords move to rows of a sample of this size.
 SAMPLE_ROWS = 4096
 
@@ -38,9 +39,6 @@ class Rows:
     ----------
     X : ndarray of shape (n_samples, n_features)
         Rows; only one batch at a time is copied, unless rows are mixed.
-
-    y : None
-        Ignored.
 
     mean : ndarray of shape (n_features,)
         Subtracted from every batch.
@@ -64,7 +62,6 @@ class Rows:
     def __init__(
         self,
         X,
-        y=None,
         *,
         mean,
         batch_size,
@@ -83,7 +80,7 @@ class Rows:
         if mixed:
             # A part of them, where they are many, from all over the array.
             anchors = np.sort(rng.permutation(len(X))[:ANCHORS])
-            self.mixtures = Mixtures(self._centred(anchors), NEIGHBOURS)
+            self.mixtures = Mixtures(self._centred(anchors), TRAINING_NEIGHBOURS)
         self.process = process
         self.n_processes = n_processes
 

@@ -14,6 +14,7 @@ from scipy import stats
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array
 
+from sk_rqkplus._groups import check_integers
 from sk_rqkplus._neighbours import METRICS, Points, code_neighbours
 from sk_rqkplus._pairs import (
     GROUP_WEIGHT,
@@ -979,12 +980,7 @@ CODE_DISTANCES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def _check_codes(codes: Any, **params: int) -> np.ndarray:
-    codes = check_array(codes, dtype=None, input_name="codes", **params)
-    if codes.dtype.kind not in "iu":
-        raise ValueError(
-            f"codes have dtype={codes.dtype}, which should be an integer type. "
-            "Give the codes that transform returns."
-        )
+    codes = check_integers(codes, **params)
     if codes.min() < 0:
         raise ValueError(f"codes have the value {codes.min()}, which should be >= 0.")
     return codes

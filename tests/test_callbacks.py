@@ -144,8 +144,7 @@ def test_the_best_epoch_is_kept_and_patience_ends():
     losses = iter([5.0, 3.0, 4.0, 3.0, 9.0])
     seen = []
     keeper = KeepBest(
-        lambda net: {"loss": next(losses)},
-        lambda net: f"state {len(net.history)}",
+        lambda net: ({"loss": next(losses)}, f"state {len(net.history)}"),
         loss=lambda figures: figures["loss"],
         every=2,
         patience=2,
