@@ -28,6 +28,10 @@ demo: $(VENV)/.installed ## Semantic IDs of the embedded catalogue, from nothing
 test: $(VENV)/.installed-test ## Tests, and the doctests of the package and README
 	SCIPY_ARRAY_API=1 $(BIN)/python -m pytest $(ARGS)
 
+.PHONY: torture
+torture: $(VENV)/.installed-test ## Fuzzing, kills, damaged files and soaks in full, hours; figures in benchmarks/results
+	$(BIN)/python -m pytest tests/torture --torture -q $(ARGS)
+
 # The overlay shadows two packages of the environment and shares the rest, torch above
 # all. scikit-learn 1.6 hands pytest a generator, which pytest 9 warns of.
 .PHONY: test-oldest

@@ -17,6 +17,40 @@ SHARED = Path(__file__).parents[2] / "shared"
 PACKAGE_ENV = {**os.environ, "PYTHONPATH": str(Path(sk_rqkplus.__file__).parents[1])}
 
 
+FIGURES = Path(__file__).parents[1] / "benchmarks" / "results" / "torture.md"
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--torture",
+        action="store_true",
+        help="run the torture tests in full and record their figures",
+    )
+
+
+@pytest.fixture
+def rounds(request):
+    """Callable that picks a number of rounds: a small share, or the whole torture."""
+    full = request.config.getoption("torture")
+    return lambda share, whole: whole if full else share
+
+
+@pytest.fixture
+def figure(request):
+    """Callable that records what a torture test measured, where it ran in full."""
+
+    def record(test, measured):
+        if not request.config.getoption("torture"):
+            return
+        lines = FIGURES.read_text().splitlines()[2:] if FIGURES.exists() else []
+        rows = dict(line.strip("| ").split(" | ", 1) for line in lines)
+        rows[test] = measured
+        table = [f"| {test} | {rows[test]} |" for test in sorted(rows)]
+        FIGURES.write_text("\n".join(["| test | figure |", "|---|---|", *table, ""]))
+
+    return record
+
+
 def shared_file(name):
     path = SHARED / "data" / name
     if not path.exists():

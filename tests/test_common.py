@@ -94,7 +94,21 @@ LAYERS = [
     {"cli"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
-MODULES = sorted(Path(sk_rqkplus.__file__).parent.glob("*.py"))
+PACKAGE = Path(sk_rqkplus.__file__).parent
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def name_of(path):
+    """Name of a module inside this package; a package is named like its folder."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if len(parts) > 1 and parts[-1] == "__init__" else parts)
+
+
+def known(module):
+    """The longest part of a dotted name that is a module, or where public names are."""
+    while module and module not in RANK:
+        module = module.rpartition(".")[0]
+    return module or "__init__"
 
 
 def imports_of(tree):
@@ -106,21 +120,21 @@ def imports_of(tree):
             # Either a module or a public name that __init__ gathers.
             names = [f"sk_rqkplus.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            names = [node.module or ""]
+            # A module of a package is imported from it like a name of a module.
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
         else:
             continue
         for name in names:
             package, _, module = name.partition(".")
             if package == "sk_rqkplus":
-                module = module.split(".")[0]
-                yield module if module in RANK else "__init__"
+                yield known(module)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_imports_point_down(path):
     imported = set(imports_of(ast.parse(path.read_text())))
-    upward = {name for name in imported if RANK[name] >= RANK[path.stem]}
-    assert not upward, f"{path.stem} may only import from lower layers"
+    upward = {name for name in imported if RANK[name] >= RANK[name_of(path)]}
+    assert not upward, f"{name_of(path)} may only import from lower layers"
 
 
 def test_upward_import_is_seen():
@@ -130,7 +144,7 @@ def test_upward_import_is_seen():
 
 def test_private_names_of_sklearn_stay_in_one_file():
     private = re.compile(r"from sklearn[\w.]* import _|from sklearn[\w.]*\._")
-    users = [path.stem for path in MODULES if private.search(path.read_text())]
+    users = [name_of(path) for path in MODULES if private.search(path.read_text())]
     assert users == ["_compat"]
 
 
