@@ -26,8 +26,10 @@ def embeddings(X, kind=None):
     lists = pa.FixedSizeListArray.from_arrays(values, X.shape[1])
     if kind is None:
         return lists
-    # Not every layout is cast to every other one.
-    return lists.cast(pa.large_list(kind.value_type)).cast(kind)
+    # Fixed-size lists are not cast to views directly.
+    large = pa.types.is_large_list_view(kind)
+    between = pa.large_list(kind.value_type) if large else pa.list_(kind.value_type)
+    return lists if kind == lists.type else lists.cast(between).cast(kind)
 
 
 def batch_of(X, **columns):
@@ -272,11 +274,11 @@ def test_what_cannot_be_identified(X, fitted):
         identify(table.drop_columns(["codes"]), fitted)
     with pytest.raises(ValueError, match="dedup='reassign' needs it. Choose one"):
         identify(table.drop_columns(["embedding"]), fitted)
+    wrong = pa.array(np.full((4, 3), 16).tolist())
     with pytest.raises(ValueError, match="codes should have 3 values from 0 to below"):
-        wrong = pa.array(np.full((4, 3), 16).tolist())
         identify(table.set_column(2, "codes", [wrong]), fitted)
     with pytest.raises(ValueError, match="order='x' should be a column of numbers amo"):
         identify(table, fitted, order="x")
+    order = table.append_column("x", pa.array([1.0, 2.0, np.nan, 3.0]))
     with pytest.raises(ValueError, match="order='x' has no value in row item_id=2"):
-        order = pa.array([1.0, 2.0, np.nan, 3.0])
-        identify(table.append_column("x", order), fitted, order="x")
+        identify(order, fitted, order="x")
