@@ -11,25 +11,29 @@ from sk_rqkplus import RQVAE, RQKMeans, RQKMeansPlus
 from sk_rqkplus.distributed import encode_batch, encoded_schema, identify, lean
 from sk_rqkplus.tokens import to_strings
 
-LISTS = {
-    "list": lambda value, n: pa.list_(value),
-    "large list": lambda value, n: pa.large_list(value),
-    "fixed-size list": pa.list_,
-    "list view": lambda value, n: pa.list_view(value),
-    "large list view": lambda value, n: pa.large_list_view(value),
-}
+
+def view_of(X, array):
+    """Rows as views of values that are in the opposite order."""
+    sizes = np.full(len(X), X.shape[1])
+    offsets = (np.cumsum(sizes) - sizes)[::-1]
+    number = np.int64 if array is pa.LargeListViewArray else np.int32
+    values = pa.array(np.ascontiguousarray(X[::-1]).reshape(-1))
+    return array.from_arrays(offsets.astype(number), sizes.astype(number), values)
 
 
-def embeddings(X, kind=None):
-    """Rows as lists of Arrow."""
+def embeddings(X):
+    """Rows as lists of one size."""
     values = pa.array(np.ascontiguousarray(X).reshape(-1))
-    lists = pa.FixedSizeListArray.from_arrays(values, X.shape[1])
-    if kind is None:
-        return lists
-    # Fixed-size lists are not cast to views directly.
-    large = pa.types.is_large_list_view(kind)
-    between = pa.large_list(kind.value_type) if large else pa.list_(kind.value_type)
-    return lists if kind == lists.type else lists.cast(between).cast(kind)
+    return pa.FixedSizeListArray.from_arrays(values, X.shape[1])
+
+
+LISTS = {
+    "list": lambda X: embeddings(X).cast(pa.list_(pa.from_numpy_dtype(X.dtype))),
+    "large": lambda X: embeddings(X).cast(pa.large_list(pa.from_numpy_dtype(X.dtype))),
+    "fixed size": embeddings,
+    "view": lambda X: view_of(X, pa.ListViewArray),
+    "large view": lambda X: view_of(X, pa.LargeListViewArray),
+}
 
 
 def batch_of(X, **columns):
@@ -67,8 +71,7 @@ def crowded(request, copies):
 @pytest.mark.parametrize("name", LISTS)
 def test_codes_are_those_of_transform(X, fitted, name, dtype):
     X = X.astype(dtype)
-    kind = LISTS[name](pa.from_numpy_dtype(dtype), X.shape[1])
-    columns = {"item_id": np.arange(len(X)), "embedding": embeddings(X, kind)}
+    columns = {"item_id": np.arange(len(X)), "embedding": LISTS[name](X)}
     batch = pa.record_batch(columns)
     found = encode_batch(batch, fitted)
     assert found.schema.equals(encoded_schema(batch.schema, fitted))
