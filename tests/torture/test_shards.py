@@ -72,17 +72,17 @@ def codes_of(folder):
 
 
 def test_killed_at_any_moment_it_goes_on(tmp_path, rounds, figure):
-    X = make_catalogue(6000, 8, duplicates=0.2, random_state=0).data
+    X = make_catalogue(3000, 8, duplicates=0.2, random_state=0).data
     model = RQKMeans((8, 8, 16), balance="none", random_state=0).fit(X)
     joblib.dump(model, tmp_path / "model")
-    table = write_table(tmp_path / "table", X, 12)
+    table = write_table(tmp_path / "table", X, 8)
     encode_shards(model, table, tmp_path / "whole", ids=tmp_path / "whole-ids")
     whole = codes_of(tmp_path / "whole")
     rng = np.random.default_rng(0)
     kills, runs, done_at_kills = 0, 0, set()
     command = [sys.executable, "-c", RUN, *map(str, (tmp_path / "model", table))]
     longest = 0.2
-    while kills < rounds(3, 60):
+    while kills < rounds(2, 60):
         out, ids = tmp_path / f"codes-{runs}", tmp_path / f"ids-{runs}"
         returned = None
         while returned != 0:
@@ -91,7 +91,7 @@ def test_killed_at_any_moment_it_goes_on(tmp_path, rounds, figure):
             )
             assert process.stdout.readline() == b"start\n"
             begin = time.monotonic()
-            if kills < rounds(3, 60):
+            if kills < rounds(2, 60):
                 time.sleep(rng.uniform(0, longest))
                 process.send_signal(signal.SIGKILL)
             returned = process.wait()
@@ -120,12 +120,12 @@ def test_killed_at_any_moment_it_goes_on(tmp_path, rounds, figure):
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs /proc")
 def test_memory_does_not_grow_with_the_table(tmp_path, rounds, figure):
     rng = np.random.default_rng(0)
-    X = rng.normal(size=(20_000, 128)).astype(np.float32)
+    X = rng.normal(size=(10_000, 128)).astype(np.float32)
     model = RQKMeans((16, 16), balance="none", random_state=0, max_iter=2)
     joblib.dump(model.fit(X[:2000]), tmp_path / "model")
     first = write_table(tmp_path / "first", X, 1)
     peaks, sizes = [], []
-    for name, n_copies in (("small", rounds(2, 10)), ("large", rounds(6, 30))):
+    for name, n_copies in (("small", rounds(2, 20)), ("large", rounds(10, 60))):
         table = write_table(tmp_path / name, np.tile(X, (n_copies, 1)), 1)
         sizes.append(sum(path.stat().st_size for path in table.iterdir()) / 2**20)
         paths = map(str, (tmp_path / "model", first, table, tmp_path / f"{name}-codes"))
@@ -137,7 +137,7 @@ def test_memory_does_not_grow_with_the_table(tmp_path, rounds, figure):
             check=True,
         )
         peaks.append(float(result.stdout))
-    assert peaks[1] < peaks[0] + 30
+    assert peaks[1] < peaks[0] + 25
     figure(
         "shard runner: memory",
         f"{sizes[0]:.0f} MiB of Parquet in one row group: {peaks[0]:.0f} MiB beyond a "
