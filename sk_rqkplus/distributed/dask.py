@@ -382,7 +382,24 @@ class DaskEngine:
         argument: Any,
         blocks: Sequence[int] | None = None,
     ) -> Iterator[Any]:
-        """Results of a function of every block, in order; see ``Engine``."""
+        """Call a function for every block, or some of them in ascending order.
+
+        Parameters
+        ----------
+        function : callable
+            Maps a block and the argument to a result.
+
+        argument : object
+            The same for all blocks.
+
+        blocks : sequence of int, optional
+            Numbers of the blocks; None means all.
+
+        Yields
+        ------
+        result : object
+            Results in the order of the blocks.
+        """
         dask = require("dask", extra="dask")
         self._persist()
         tasks = self._tasks(function, argument, blocks)
@@ -394,7 +411,21 @@ class DaskEngine:
     def keep(
         self, function: Callable[[Block, Any], Any], argument: Any
     ) -> "DaskEngine":
-        """The same rows with more labels, which are computed with the next call."""
+        """Add labels to every block, which are computed with the next call.
+
+        Parameters
+        ----------
+        function : callable
+            Maps a block and the argument to labels.
+
+        argument : object
+            The same for all blocks.
+
+        Returns
+        -------
+        engine : DaskEngine
+            The same rows with more labels.
+        """
         kept = object.__new__(DaskEngine)
         vars(kept).update(vars(self))
         kept._labels = [*self._labels, self._tasks(function, argument, None)]
