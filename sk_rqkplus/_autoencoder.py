@@ -696,17 +696,18 @@ class BaseAutoencoder(BaseQuantizer):
             network.eval()(torch.zeros(1, n_in, device="meta")).shape[1]
             for network, n_in in zip(networks, (n_features, n_latent), strict=True)
         ]
-        # Checkpoints have single values in one dimension.
-        wanted = {
-            f"{prefix}.{name}": (
-                *(value.shape or (1,)),
-                str(value.dtype).removeprefix("torch."),
-            )
+        weights = {
+            f"{prefix}.{name}": value
             for prefix, network in zip(("encoder", "decoder"), networks, strict=True)
             for name, value in network.state_dict().items()
         }
+        # Checkpoints have single values in one dimension.
+        wanted = {
+            name: (str(value.dtype).removeprefix("torch."), *(value.shape or (1,)))
+            for name, value in weights.items()
+        }
         found = {
-            name: (*(value.shape or (1,)), value.dtype.name)
+            name: (value.dtype.name, *(value.shape or (1,)))
             for name, value in self.state_.items()
         }
         if found != wanted or widths != [n_latent, n_features]:

@@ -69,9 +69,8 @@ class Entries:
 
     def _has_sound_codes(self) -> bool:
         """Whether codes are in range and order, and agree with the prefixes."""
-        largest = min(
-            math.prod(self.sizes), MAX_CODE // self.sizes[-1] * self.sizes[-1]
-        )
+        last_size = self.sizes[-1]
+        largest = min(math.prod(self.sizes), MAX_CODE // last_size * last_size)
         if len(self) == 0:
             return True
         if self.codes[0] < 0 or self.codes[-1] >= largest or self.slots.min() < 0:
@@ -80,8 +79,7 @@ class Entries:
             return False
         if not self.prefixes.shape[1]:
             return True
-        last = self.codes % self.sizes[-1]
-        codes = np.column_stack([self.prefixes, last])
+        codes = np.column_stack([self.prefixes, self.codes % last_size])
         inside = (self.prefixes >= 0) & (self.prefixes < self.sizes[:-1])
         return bool(inside.all() and (self.flatten(codes) == self.codes).all())
 

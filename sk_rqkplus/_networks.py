@@ -5,6 +5,7 @@ so that its ``state_dict`` loads as it is.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,7 +76,7 @@ class MLP(nn.Module):
         device: str = "cpu",
     ):
         super().__init__()
-        place = {"dtype": torch.float32, "device": device}
+        place: dict[str, Any] = {"dtype": torch.float32, "device": device}
         layers: list[nn.Module] = []
         for i, (n_in, n_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
             linear = nn.utils.skip_init(nn.Linear, n_in, n_out, **place)

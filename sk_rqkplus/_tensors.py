@@ -60,9 +60,10 @@ def write_tensors(
             f"n_arrays={len(arrays)} should have names of at most {MAX_HEADER} bytes "
             "in all. Save fewer arrays."
         )
+    parts: list[bytes | memoryview] = [struct.pack("<Q", len(text)), text]
     total = hashlib.sha256()
     with open(path, "xb") as file:
-        for part in (struct.pack("<Q", len(text)), text, *map(_bytes_of, contents)):
+        for part in parts + [_bytes_of(array) for array in contents]:
             file.write(part)
             total.update(part)
     return 8 + len(text) + end, total.hexdigest()
@@ -92,7 +93,7 @@ def read_tensors(file: BinaryIO, size: int) -> tuple[dict[str, np.ndarray], str]
     for name, dtype, shape in _parse_header(bytes(text), size - 8 - length):
         array = np.empty(shape, dtype=dtype)
         fill(_bytes_of(array))
-        if dtype == bool and (array.view(np.uint8) > 1).any():
+        if dtype.kind == "b" and (array.view(np.uint8) > 1).any():
             raise TensorsError(f"{name} has bytes that are no booleans")
         arrays[name] = array.astype(dtype.newbyteorder("="), copy=False)
     return arrays, total.hexdigest()

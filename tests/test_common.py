@@ -81,6 +81,7 @@ LAYERS = [
     {"_residual", "_catalogue", "_token_json", "_token_parquet", "_trie"},
     {"_lloyd", "_networks", "_callbacks", "_checkpoints", "_compare"},
     {"ids", "tokens"},
+    {"_fitted"},
     {"_persistence"},
     {"_base", "_training", "_published"},
     {"_autoencoder"},
