@@ -35,8 +35,9 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 MANIFEST = "manifest.json"
-# Most bytes of a manifest, which is parsed before its checksum is known.
-MAX_MANIFEST = 2**24
+# Most bytes of a manifest, which is parsed before its checksum is known. What is parsed
+# takes up to 25 times as much.
+MAX_MANIFEST = 2**23
 # What a save that was killed may leave behind: it is never read, and the next save
 # removes it.
 LEFT_BEHIND = re.compile(r"arrays-[0-9a-f]{16}\.safetensors|save-[0-9a-f]{32}\.tmp")

@@ -23,7 +23,7 @@ TYPES = {
 }
 CODES = {dtype: code for code, dtype in TYPES.items()}
 # Most bytes of a header, which is parsed before its checksum is known.
-MAX_HEADER = 2**24
+MAX_HEADER = 2**23
 MAX_DIMENSIONS = 32
 
 

@@ -277,7 +277,7 @@ def test_nesting_without_end_is_refused(fits, tmp_path):
     model = pickle.loads(pickle.dumps(fits["plus"]))
     endless = {}
     endless["again"] = endless
-    with pytest.raises(ValueError, match=r"net_params\.again\.again\..* cannot be sav"):
+    with pytest.raises(ValueError, match=r"net_params\.again\.again\..* cannot be"):
         model.set_params(net_params=endless).save(tmp_path / "model")
 
 
@@ -325,9 +325,7 @@ def test_format_1_of_a_catalogue_is_read():
 
 def test_a_newer_format_is_refused_with_advice(fits, saved):
     edit(saved, lambda content: content.update(version=2))
-    with pytest.raises(
-        ValueError, match="has version=2 .* should be <= 1. Upgrade sk-"
-    ):
+    with pytest.raises(ValueError, match="has version=2 .* should be <= 1. Upgr"):
         persistence.load(saved)
 
 
@@ -347,22 +345,16 @@ def test_a_parameter_that_came_later_has_its_default(fits, saved):
 
 def test_a_parameter_of_tomorrow_is_refused_with_advice(fits, saved):
     edit(saved, lambda content: content["values"]["parameters"].update(new=1))
-    with pytest.raises(
-        ValueError, match="new is no parameter of RQKMeans. Upgrade sk-"
-    ):
+    with pytest.raises(ValueError, match="new is no parameter of RQKMeans. Upgr"):
         RQKMeans.load(saved)
 
 
 def test_the_class_is_checked(fits, saved, tmp_path):
-    with pytest.raises(
-        ValueError, match="holds a RQKMeans, which should be a RQVAE. L"
-    ):
+    with pytest.raises(ValueError, match="holds a RQKMeans, which should be a RQVAE"):
         RQVAE.load(saved)
     with pytest.raises(ValueError, match="holds a RQKMeans, which should be a Catalog"):
         Catalogue.load(saved)
-    with pytest.raises(
-        ValueError, match="holds a RQKMeans, which should be a RQVAE to"
-    ):
+    with pytest.raises(ValueError, match="holds a RQKMeans, which should be a RQV"):
         fits["rqvae"].save(saved)
     fits["rqkmeans"].catalogue_.save(tmp_path / "catalogue")
     with pytest.raises(ValueError, match="holds a Catalogue, which should be a RQKMe"):
@@ -493,13 +485,9 @@ def test_pickles_are_small(fits):
 def test_a_pickle_of_another_version_is_told_of(fits, monkeypatch, dump):
     content = dump(fits["plus"])
     monkeypatch.setattr("sk_rqkplus._version.__version__", "9.9")
-    with pytest.warns(
-        InconsistentVersionWarning, match=f"sk-rqkplus {__version__}, and"
-    ):
+    with pytest.warns(InconsistentVersionWarning, match=f"plus {__version__}, and"):
         pickle.loads(content)
-    with pytest.warns(
-        exceptions.InconsistentVersionWarning, match="this is 9.9, which"
-    ):
+    with pytest.warns(exceptions.InconsistentVersionWarning, match="this is 9.9, "):
         pickle.loads(content)
 
 
@@ -513,9 +501,7 @@ def test_a_pickle_without_a_version_is_told_of(fits):
 def test_a_pickle_of_another_format_is_refused(fits, monkeypatch):
     content = pickle.dumps(fits["plus"])
     monkeypatch.setattr("sk_rqkplus._version.STATE_FORMAT", 2)
-    with pytest.raises(
-        ValueError, match="with format=1, which should be 2. Load it wi"
-    ):
+    with pytest.raises(ValueError, match="with format=1, which should be 2. Load"):
         pickle.loads(content)
 
 
@@ -536,9 +522,7 @@ def test_a_model_of_a_gpu_goes_on_without_one(fits, rows, tmp_path, name):
             pickle.loads(pickle.dumps(model)),
         ):
             assert loaded.device == device
-            with pytest.raises(
-                ValueError, match=r"Call set_params\(device='auto'\) to"
-            ):
+            with pytest.raises(ValueError, match=r"Call set_params\(device='auto'\)"):
                 loaded.transform(rows[0])
             loaded.set_params(device="auto")
             assert_array_equal(loaded.predict(rows[0]), fits[name].ids_)
