@@ -504,7 +504,7 @@ def test_usage_errors_are_one_line(folder, capsys, line, message):
         ("encode X.npy --model damaged --out a.json --allow-pickle", "could not be lo"),
         (
             "encode X.npy --model other --out a.json --allow-pickle",
-            "holds a dict, whic",
+            "holds a dict, which should be",
         ),
         ("encode X.npy --model other --out a.json", "Give --allow-pickle if you trust"),
         ("compare plain other", "other/model.joblib runs code when it is loaded"),
