@@ -602,7 +602,7 @@ def little_memory(n_bytes):
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_malicious_folders_are_refused(models, tmp_path, attack):
+def test_malicious_folders_are_refused(models, tmp_path, figure, attack):
     folder, network = tmp_path / "saved", "layers" in attack or "weights" in attack
     models["plus" if network else "rqkmeans"].save(folder)
     before = {*tmp_path.iterdir(), tmp_path / "elsewhere"}
@@ -615,6 +615,11 @@ def test_malicious_folders_are_refused(models, tmp_path, attack):
             models["rqkmeans"].save(folder)
     # A pickle would have made a folder beside.
     assert set(tmp_path.iterdir()) <= before
+    figure(
+        "malicious folders",
+        f"{len(ATTACKS)} kinds: refused, nothing runs, nothing is written outside, "
+        "less than 256 MB",
+    )
 
 
 def test_no_manifest_takes_much_memory(models, tmp_path, rounds):
