@@ -15,7 +15,7 @@ from sk_rqkplus._files import atomic_write
 from sk_rqkplus._parquet import open_parquet
 from sk_rqkplus._pipelines import fingerprint_of, quantizer
 from sk_rqkplus._progress import delayed_bar
-from sk_rqkplus._store import _only_writer as only_writer
+from sk_rqkplus._store import only_writer
 from sk_rqkplus.distributed._batches import (
     check_model,
     encode_batch,

@@ -13,12 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sk_rqkplus._extras import require
-from sk_rqkplus._files import sync_file, sync_folder
+from sk_rqkplus._files import measure, sync_file, sync_folder
 from sk_rqkplus._lists import rows_of_lists
 from sk_rqkplus._pipelines import fingerprint_of, quantizer
-from sk_rqkplus._store import _measure as measure
-from sk_rqkplus._store import _only_writer as only_writer
-from sk_rqkplus._store import read_store, write_store
+from sk_rqkplus._store import only_writer, read_store, write_store
 from sk_rqkplus.distributed._batches import check_model
 from sk_rqkplus.distributed._identify import check_keys, codes_of, identify
 from sk_rqkplus.distributed._spill import Spill
