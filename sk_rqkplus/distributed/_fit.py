@@ -479,6 +479,9 @@ def fit_engine(estimator: RQKMeans, engine: Engine) -> RQKMeans:
     estimator.n_features_in_ = engine.n_features
     with one_thread():
         estimator._fit_table(table)
+    # What scikit-learn removes after a fit of its own.
+    for name in ("_callback_fit_ctx", "_skl_callbacks_to_teardown"):
+        estimator.__dict__.pop(name, None)
     estimator._n_features_out = len(estimator.codebooks_)
     estimator.fingerprint_ = estimator._fingerprint()
     return estimator
