@@ -1,12 +1,13 @@
 """RQKMeans: residual k-means codebooks."""
 
 import warnings
+from contextlib import ExitStack
 from functools import partial
 from numbers import Integral
+from os import PathLike
 
 import numpy as np
 import torch
-from sklearn.utils import check_random_state
 from sklearn.utils.random import sample_without_replacement
 
 from sk_rqkplus._augment import resolve_augment, smoothed_bootstrap
@@ -21,8 +22,10 @@ from sk_rqkplus._base import (
 )
 from sk_rqkplus._beam import BeamCodebooks
 from sk_rqkplus._compat import Interval, StrOptions, _fit_context
+from sk_rqkplus._journal import keep_journal
 from sk_rqkplus._lloyd import (
     BALANCED_ITERATIONS,
+    Level,
     balance_prices,
     count_distinct,
     fit_codebook,
@@ -102,6 +105,15 @@ class RQKMeans(BaseQuantizer):
     store_catalogue : bool, default=True
         Remember the fitted rows (28 bytes each), so that :meth:`predict` recognises
         them. Without it IDs are unique within a call only.
+
+    checkpoint_dir : path-like, default=None
+        Directory of this fit alone, where it writes how far it has come: its levels
+        and the iteration it is at, at most 2 % of the time. None writes nothing.
+
+    resume : bool, default=False
+        Go on from what is in ``checkpoint_dir``, to the codebooks that the fit would
+        have had without a break, bit for bit on one kind of CPU. An empty directory
+        starts a fit, and so does False, which gives up what is there.
 
     device : str or torch.device, default="auto"
         Where to compute: "cpu", "cuda", or "auto" for a GPU where there is one.
@@ -192,6 +204,8 @@ class RQKMeans(BaseQuantizer):
         "augment": [StrOptions({"auto", "none"}), POSITIVE_INT],
         "refine": [Interval(Integral, 0, None, closed="left")],
         "beam_size": [POSITIVE_INT],
+        "checkpoint_dir": [str, PathLike, None],
+        "resume": ["boolean"],
     }
 
     def __init__(
@@ -210,6 +224,8 @@ class RQKMeans(BaseQuantizer):
         beam_size=1,
         dedup="reassign",
         store_catalogue=True,
+        checkpoint_dir=None,
+        resume=False,
         device="auto",
         random_state=None,
         verbose=0,
@@ -227,6 +243,8 @@ class RQKMeans(BaseQuantizer):
         self.beam_size = beam_size
         self.dedup = dedup
         self.store_catalogue = store_catalogue
+        self.checkpoint_dir = checkpoint_dir
+        self.resume = resume
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
@@ -247,21 +265,30 @@ class RQKMeans(BaseQuantizer):
         -------
         self : RQKMeans
             The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If parameters do not suit each other or the data, or ``checkpoint_dir`` has
+            a fit of other rows or parameters that ``resume`` cannot go on with.
+        OSError
+            If ``checkpoint_dir`` cannot be written. What was written before is intact.
         """
-        with self._all_or_nothing(), one_thread():
+        with self._all_or_nothing(), one_thread(), ExitStack() as stack:
             X = self._validate(X, reset=True)
             sizes = self._resolve_sizes()
             balanced = self._resolve_balance(len(sizes))
             device = self._resolve_device()
-            rng = check_random_state(self.random_state)
+            journal, rng = stack.enter_context(keep_journal(self, X, device))
 
             index = self._draw_sample(len(X), rng)
             self.mean_, scale = self._resolve_origin(X if index is None else X[index])
             left = Leftover(X, self.mean_, scale, device=device, keep=index is None)
             sample = self._resolve_sample(X, index, left, max(sizes), rng)
-            levels = self._fit_levels(sample, left, sizes, balanced, rng)
+            levels = self._fit_levels(sample, left, sizes, balanced, rng, journal)
             if self.refine:
-                left = self._refine(sample, left, levels, balanced)
+                left = self._refine(sample, left, levels, balanced, journal)
+            journal.flush()
             self.codebooks_ = [
                 np.multiply(words.codebook.cpu().numpy(), scale, dtype=np.float32)
                 for words in left.levels
@@ -306,25 +333,17 @@ class RQKMeans(BaseQuantizer):
             )
         return mean, power_of_two(largest)
 
-    def _fit_levels(self, sample, left, sizes, balanced, rng):
+    def _fit_levels(self, sample, left, sizes, balanced, rng, journal):
         """Fit level after level on the sample; all rows follow in ``left``."""
         levels = []
         n_steps = [self.max_iter + BALANCED_ITERATIONS * flag for flag in balanced]
         with progress(self, sum(n_steps), "iteration") as tick:
             for number, (size, flag) in enumerate(zip(sizes, balanced, strict=True)):
-                level = fit_codebook(
-                    sample.rows,
-                    count_distinct(left, size),
-                    rng,
-                    init=self.init,
-                    n_init=self.n_init,
-                    max_iter=self.max_iter,
-                    tol=self.tol,
-                    balance_tol=self.balance_tol if flag else None,
-                    tick=tick,
-                )
+                part = journal.part(f"level {number}")
+                fit = partial(self._fit_level, sample, left, size, number, rng)
+                level = part.once(Level, partial(fit, flag, tick, part))
                 tick(to=sum(n_steps[: number + 1]))
-                words = self._advance(left, level, number, flag)
+                words = self._advance(left, level)
                 if sample is not left:
                     sample.advance(words, sample.assign(words))
                 levels.append(level)
@@ -332,16 +351,44 @@ class RQKMeans(BaseQuantizer):
         warn_of_fewer(sizes, found, stacklevel=5)
         return levels
 
-    def _advance(self, left, level, number, flag):
-        """Balance a level on all rows where it should be, and subtract it."""
-        if flag and len(level.codebook) > 1:
-            self._balance(left, level, number)
+    def _fit_level(self, sample, left, size, number, rng, flag, tick, journal):
+        """Fit one level on the sample, and balance it on all rows."""
+        level = fit_codebook(
+            sample.rows,
+            count_distinct(left, size),
+            rng,
+            init=self.init,
+            n_init=self.n_init,
+            max_iter=self.max_iter,
+            tol=self.tol,
+            balance_tol=self.balance_tol if flag else None,
+            tick=tick,
+            journal=journal,
+        )
+        return self._balance(left, level, number, flag)
+
+    def _advance(self, left, level):
+        """Subtract a level from the rows."""
         words = Codewords(level.codebook, level.prices)
         left.advance(words, left.assign(words))
         return words
 
-    def _refine(self, sample, left, levels, balanced):
+    def _refine(self, sample, left, levels, balanced, journal):
         """Move the codewords of all levels jointly, and encode all rows anew."""
+        parts = [journal.part(f"refined level {n}") for n in range(len(levels))]
+        if not parts[-1].saved:
+            self._move_jointly(sample, levels, balanced)
+        left = left.restarted()
+        for number, (part, flag) in enumerate(zip(parts, balanced, strict=True)):
+            level = levels[number]
+            level.n_rows = len(sample)
+            finish = partial(self._balance, left, level, number, flag)
+            levels[number] = part.once(Level, finish)
+            self._advance(left, levels[number])
+        return left
+
+    def _move_jointly(self, sample, levels, balanced):
+        """Rounds of moving the codewords of all levels to where they serve best."""
         rows = sample.restarted().rows
         for _ in range(self.refine):
             codes = sample.codes
@@ -359,14 +406,11 @@ class RQKMeans(BaseQuantizer):
                     ).prices
                 words = Codewords(level.codebook, level.prices)
                 sample.advance(words, sample.assign(words))
-        left = left.restarted()
-        for number, (level, flag) in enumerate(zip(levels, balanced, strict=True)):
-            level.n_rows = len(sample)
-            self._advance(left, level, number, flag)
-        return left
 
-    def _balance(self, left, level, number):
-        """Give a level prices that balance all rows, or say that none can."""
+    def _balance(self, left, level, number, flag):
+        """Give a level that should have them prices that balance all rows."""
+        if not flag or len(level.codebook) == 1:
+            return level
         balance = balance_prices(
             left, level.codebook, self.balance_tol, level.prices, n_before=level.n_rows
         )
@@ -378,5 +422,6 @@ class RQKMeans(BaseQuantizer):
                 f"level {number} cannot be balanced: {balance.crowd:.0%} of its rows "
                 f"have more than {upper} copies, the most that one codeword may take. "
                 "Remove duplicates, lower codebook_sizes or use balance='none'.",
-                stacklevel=6,
+                stacklevel=7,
             )
+        return level

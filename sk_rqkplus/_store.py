@@ -62,7 +62,7 @@ def write_store(
     if new:
         folder.mkdir()
     try:
-        with _only_writer(folder):
+        with only_writer(folder):
             _write(folder, arrays, values, kind, version)
     except BaseException:
         if new:
@@ -123,7 +123,7 @@ def _remove_left_behind(folder: Path) -> None:
 
 
 @contextmanager
-def _only_writer(folder: Path) -> Iterator[None]:
+def only_writer(folder: Path, name: str = "path") -> Iterator[None]:
     """Refuse to write at the same time as another, where the system has locks."""
     if fcntl is None:
         yield
@@ -135,8 +135,8 @@ def _only_writer(folder: Path) -> Iterator[None]:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise ValueError(
-                    f"path={str(folder)!r} should be written by one process at a time. "
-                    "Save again when the other one is done."
+                    f"{name}={str(folder)!r} should be written by one process at a "
+                    "time. Try again when the other one is done."
                 ) from error
         yield
     finally:

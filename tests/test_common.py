@@ -74,7 +74,7 @@ LAYERS = [
         "_store",
         "metrics",
     },
-    {"_beam", "_balance", "_deduplicate", "_entries", "_refine", "scorers"},
+    {"_beam", "_balance", "_journal", "_deduplicate", "_entries", "_refine", "scorers"},
     {"_matrix_files", "_token_files", "_tokens", "_vocabulary"},
     {"_residual", "_catalogue", "_token_json", "_token_parquet", "_trie"},
     {"_lloyd", "_networks", "_callbacks", "_checkpoints", "_compare"},
