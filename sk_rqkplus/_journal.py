@@ -77,6 +77,7 @@ class Book:
         self.rng = rng
         self.device = device
         self.record: dict[str, Fields] = {}
+        self.goes_on = False
         self.serial = 0
         self.written, self.cost = -np.inf, 0.0
 
@@ -107,6 +108,7 @@ class Book:
                 stacklevel=7,
             )
             self._give_up(damaged)
+        self.goes_on = True
         arrays, values = max(found, key=lambda state: state[1]["serial"])
         self.serial = values["serial"] + 1
         self.record = _joined(arrays, values["record"], self.device)
@@ -169,6 +171,11 @@ class Journal:
     def part(self, name: str) -> "Journal":
         """Journal of a step inside this one."""
         return Journal(self.book, f"{self.path}/{name}")
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the fit goes on from that of an earlier process."""
+        return self.book is not None and self.book.goes_on
 
     @property
     def saved(self) -> bool:

@@ -80,6 +80,7 @@ LAYERS = [
     {"_lloyd", "_networks", "_callbacks", "_checkpoints", "_compare"},
     {"ids", "tokens"},
     {"_base", "_training", "_published"},
+    {"_training_state"},
     {"_autoencoder"},
     {"_rqkmeans", "_rqvae"},
     {"_rqkmeans_plus"},
