@@ -78,6 +78,9 @@ class Checkpoints:
             self.recall(row)
         with writing_to(self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)
+            # What a process that was killed had not finished.
+            for path in self.directory.glob("*.safetensors.*.tmp"):
+                path.unlink(missing_ok=True)
         # Those of an earlier fit go first.
         self.last = sorted(self.directory.glob("epoch_*.safetensors"))
 
@@ -128,7 +131,8 @@ def write_checkpoint(
     arrays = {"mean": mean, **join_state(snapshot)}
     arrays = {key: np.ascontiguousarray(value) for key, value in arrays.items()}
     text = json.dumps(figures)
-    metadata = {"figures": text, "sha256": _sha256(arrays, text)}
+    # One entry, since the library writes several in any order.
+    metadata = {"checkpoint": f"{_sha256(arrays, text)} {text}"}
     with atomic_write(path) as temporary:
         save_file(arrays, temporary, metadata=metadata)
 
@@ -164,11 +168,11 @@ def read_checkpoint(path: str | PathLike) -> tuple[Snapshot, np.ndarray, dict]:
     """
     try:
         with safe_open(Path(path), framework="numpy") as file:
-            metadata = file.metadata() or {}
+            checksum, _, text = (file.metadata() or {})["checkpoint"].partition(" ")
             arrays = {key: file.get_tensor(key) for key in file.keys()}
-        if metadata["sha256"] != _sha256(arrays, metadata["figures"]):
+        if checksum != _sha256(arrays, text):
             raise ValueError("its content has another checksum.")
-        return split_state(arrays), arrays["mean"], json.loads(metadata["figures"])
+        return split_state(arrays), arrays["mean"], json.loads(text)
     except (SafetensorError, KeyError, OSError, ValueError) as error:
         if isinstance(error, FileNotFoundError):
             raise

@@ -298,7 +298,9 @@ def check_owner(
 ) -> None:
     """Refuse to go on with a fit of other rows or parameters."""
     old, new = ({**side, **side["params"]} for side in (before, owner))
-    for name in sorted({*old, *new} - {"params"}):
+    for name in dict.fromkeys(["class", *old["params"], *new["params"], *owner]):
+        if name == "params":
+            continue
         found: Any = old.get(name)
         wanted: Any = new.get(name)
         if found == wanted:
