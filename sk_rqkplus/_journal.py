@@ -8,6 +8,7 @@ code again, and takes from the journal what is there.
 
 import copy
 import json
+import re
 import time
 import warnings
 import zlib
@@ -22,7 +23,14 @@ import torch
 from safetensors import SafetensorError
 from sklearn.utils import check_random_state
 
-from sk_rqkplus._store import MANIFEST, digest, only_writer, read_store, write_store
+from sk_rqkplus._store import (
+    MANIFEST,
+    digest,
+    only_writer,
+    read_store,
+    remove_left_behind,
+    write_store,
+)
 
 Result = TypeVar("Result")
 Fields = dict[str, Any]
@@ -122,6 +130,7 @@ class Book:
         for name in SLOTS:
             if not (self.folder / name / MANIFEST).exists():
                 continue
+            remove_left_behind(self.folder / name)
             try:
                 found.append(read_store(self.folder / name, kind=KIND, version=VERSION))
             except ValueError as error:
@@ -367,7 +376,9 @@ def writing_to(folder: str | PathLike) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        number = getattr(error, "errno", None)
+        # The library of the arrays has the number of an error in its text alone.
+        found = re.search(r"os error (\d+)", str(error))
+        number = int(found[1]) if found else getattr(error, "errno", None)
         text = (
             f"checkpoint_dir={str(folder)!r} should be a directory with room that can "
             f"be written: {error}. Free space there or give another one; what was "

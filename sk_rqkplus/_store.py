@@ -104,10 +104,10 @@ def _write(
             os.replace(scratch / part, folder / part)
             sync_folder(folder)
     finally:
-        _remove_left_behind(folder)
+        remove_left_behind(folder)
 
 
-def _remove_left_behind(folder: Path) -> None:
+def remove_left_behind(folder: Path) -> None:
     """Remove what the manifest, old or new, does not name."""
     kept = ""
     with suppress(OSError, ValueError, KeyError, TypeError):
