@@ -39,14 +39,16 @@ KIND = "state of a fit"
 # To be raised where fits change in a way that one begun before could not go on.
 VERSION = 1
 # The last state and the one before it take turns.
-SLOTS = ("state-0", "state-1")
+SLOTS = ("fit-state-0", "fit-state-1")
 # Largest share of the time that goes into writing.
 OVERHEAD = 0.02
 CHUNK_ROWS = 16_384
-# Parameters that do not touch what is learned: a fit may go on with others.
+# Parameters that do not touch what is learned: a fit may go on with others. What
+# ``device`` stands for is described by itself.
 FREE = {
     "checkpoint_dir",
     "dedup",
+    "device",
     "memory",
     "n_checkpoints",
     "resume",

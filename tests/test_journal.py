@@ -94,7 +94,10 @@ def test_rqkmeans_in_pieces_is_that_of_one_piece(X, tmp_path, monkeypatch, param
     pieces, n_breaks = fit_in_pieces(monkeypatch, kept, X, 3)
     assert n_breaks >= 5
     assert_same_model(pieces, whole)
-    assert sorted(os.listdir(tmp_path / "new" / "folder")) == ["state-0", "state-1"]
+    assert sorted(os.listdir(tmp_path / "new" / "folder")) == [
+        "fit-state-0",
+        "fit-state-1",
+    ]
 
 
 TRAININGS = [
@@ -185,7 +188,7 @@ def test_a_first_stage_may_have_a_folder_of_its_own(X, tmp_path):
     first = RQKMeans(checkpoint_dir=tmp_path / "first")
     training(RQKMeansPlus, rqkmeans=first, checkpoint_dir=tmp_path / "fit").fit(X)
     assert not (tmp_path / "fit" / "rqkmeans").exists()
-    assert (tmp_path / "first" / "state-0").exists()
+    assert (tmp_path / "first" / "fit-state-0").exists()
 
 
 @pytest.mark.parametrize("kind", [RQKMeans, RQKMeansPlus, RQVAE])
@@ -285,7 +288,7 @@ def test_what_was_drawn_is_known(X, tmp_path, monkeypatch, random_state):
 def last_state(folder):
     """Folder of the state that was written last."""
     return max(
-        folder.glob("state-*"),
+        folder.glob("fit-state-*"),
         key=lambda path: os.stat(path / "manifest.json").st_mtime_ns,
     )
 
@@ -308,7 +311,7 @@ def test_a_damaged_state_leaves_the_one_before_it(X, tmp_path, monkeypatch, eage
     with pytest.warns(UserWarning, match="has a damaged state: the fit goes on from"):
         again = RQKMeans((8, 8), resume=True, **params).fit(X)
     assert_same_model(again, whole)
-    for state in tmp_path.glob("state-*"):
+    for state in tmp_path.glob("fit-state-*"):
         damage(state)
     with pytest.raises(ValueError, match="Set resume=False to start anew"):
         RQKMeans((8, 8), resume=True, **params).fit(X)

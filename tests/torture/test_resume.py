@@ -154,7 +154,7 @@ def test_killed_fits_go_on_to_the_same_model(
     wanted, seconds = whole[kind]
     rng = np.random.default_rng(0)
     n_kills = n_models = n_read = 0
-    while n_kills < rounds(3, 150):
+    while n_kills < rounds(3, 100):
         folder = tmp_path / str(n_models)
         answer = ""
         while not answer:
