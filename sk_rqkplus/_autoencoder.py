@@ -37,6 +37,7 @@ from sk_rqkplus._networks import ResidualQuantizer, RQVAEModule, VectorQuantizer
 from sk_rqkplus._progress import progress
 from sk_rqkplus._published import read_published
 from sk_rqkplus._residual import Leftover
+from sk_rqkplus._table import Table
 from sk_rqkplus._threads import one_thread
 from sk_rqkplus._training import (
     LOSSES,
@@ -345,7 +346,8 @@ class BaseAutoencoder(BaseQuantizer):
             return nullcontext((NO_JOURNAL, check_random_state(self.random_state)))
         # A course of the learning rate that ends leads to another model.
         may_rise = {"max_epochs": self.lr_schedule == "constant"}
-        return keep_journal(self, X, self._resolve_device(), may_rise=may_rise)
+        table = Table(X, self._resolve_device())
+        return keep_journal(self, table, may_rise=may_rise)
 
     def _hold_out(self, X, rng):
         """Part the rows into those to learn from and those to judge by."""
@@ -611,7 +613,7 @@ class BaseAutoencoder(BaseQuantizer):
                 ).prices
             if level < max(balanced):
                 words = Codewords(book, layer.prices)
-                left.advance(words, left.assign(words))
+                left.advance(words)
 
     def _make_module(self, encoder, decoder, codebooks, prices):
         """Networks and quantiser as one module, which works in units of ``unit_``."""

@@ -11,7 +11,6 @@ import json
 import re
 import time
 import warnings
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike, fspath
@@ -42,7 +41,6 @@ VERSION = 1
 SLOTS = ("fit-state-0", "fit-state-1")
 # Largest share of the time that goes into writing.
 OVERHEAD = 0.02
-CHUNK_ROWS = 16_384
 # Parameters that do not touch what is learned: a fit may go on with others. What
 # ``device`` stands for is described by itself.
 FREE = {
@@ -238,8 +236,7 @@ NO_JOURNAL = Journal(None)
 @contextmanager
 def keep_journal(
     estimator,
-    X: np.ndarray,
-    device: torch.device,
+    table: Any,
     *,
     may_rise: Mapping[str, bool] | None = None,
 ) -> Iterator[tuple[Journal, np.random.RandomState]]:
@@ -250,11 +247,8 @@ def keep_journal(
     estimator : estimator
         With parameters ``checkpoint_dir``, ``resume`` and ``random_state``.
 
-    X : ndarray of shape (n_samples, n_features)
-        The rows of the fit.
-
-    device : torch.device
-        Where it computes.
+    table : Table
+        The rows of the fit, which describes them, and its ``device``.
 
     may_rise : dict of str to bool, optional
         Parameters of which a fit may go on with a larger one, and whether this may.
@@ -282,8 +276,8 @@ def keep_journal(
         owner = {
             "class": type(estimator).__name__,
             "params": describe_params(estimator),
-            "device": device.type,
-            "X": describe_rows(X),
+            "device": table.device.type,
+            "X": table.describe(),
         }
         random_state = estimator.random_state
         if estimator.resume:
@@ -293,13 +287,13 @@ def keep_journal(
                 if random_state is None
                 else check_random_state(copy.deepcopy(random_state))
             )
-            book = Book(folder, owner, rng, device)
+            book = Book(folder, owner, rng, table.device)
             before = book.go_on()
             if before is not None:
                 check_owner(folder, before, owner, may_rise or {})
                 yield Journal(book), rng
                 return
-        book = Book(folder, owner, check_random_state(random_state), device)
+        book = Book(folder, owner, check_random_state(random_state), table.device)
         book.begin()
         yield Journal(book), book.rng
 
@@ -330,15 +324,6 @@ def check_owner(
             f"should equal {name}={wanted!r} to go on. Set it back, or start anew with "
             "resume=False."
         )
-
-
-def describe_rows(X: np.ndarray) -> str:
-    """Shape, type and checksum of rows, the same for any layout in memory."""
-    checksum = 0
-    for start in range(0, len(X), CHUNK_ROWS):
-        rows = np.ascontiguousarray(X[start : start + CHUNK_ROWS])
-        checksum = zlib.crc32(rows.data, checksum)
-    return f"{X.dtype} of shape {X.shape}, CRC-32 {checksum:08x}"
 
 
 def describe_params(estimator) -> Fields:

@@ -13,8 +13,9 @@ from sklearn.utils import check_random_state
 
 from sk_rqkplus import RQVAE, RQKMeans, RQKMeansPlus, _journal, _rqkmeans
 from sk_rqkplus._checkpoints import read_checkpoint
-from sk_rqkplus._journal import Book, Journal, describe, describe_rows, keep_journal
+from sk_rqkplus._journal import Book, Journal, describe, keep_journal
 from sk_rqkplus._lloyd import Level
+from sk_rqkplus._table import Table
 
 # A short training says that no epoch was better; here it does not matter.
 pytestmark = pytest.mark.filterwarnings("ignore:no epoch had a:UserWarning")
@@ -335,7 +336,7 @@ def test_a_changed_checkpoint_is_refused(X, tmp_path):
 
 def test_two_fits_do_not_share_a_directory(X, tmp_path):
     model = RQKMeans((8, 8), checkpoint_dir=tmp_path)
-    with keep_journal(model, X, torch.device("cpu")):
+    with keep_journal(model, Table(X, torch.device("cpu"))):
         with pytest.raises(ValueError, match="checkpoint_dir=.* by one process at a"):
             model.fit(X)
     model.fit(X)
@@ -436,6 +437,9 @@ def test_values_come_back_as_they_were(tmp_path):
 
 
 def test_rows_are_described_alike_in_any_layout(X):
+    def describe_rows(rows):
+        return Table(rows, torch.device("cpu")).describe()
+
     assert describe_rows(X) == describe_rows(np.asfortranarray(X))
     other = X.copy()
     other[17, 3] = np.nextafter(other[17, 3], np.float32(np.inf))
