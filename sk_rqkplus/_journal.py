@@ -49,6 +49,7 @@ FREE = {
     "device",
     "memory",
     "n_checkpoints",
+    "nan_policy",
     "resume",
     "store_catalogue",
     "verbose",
@@ -119,7 +120,7 @@ class Book:
         self.goes_on = True
         arrays, values = max(found, key=lambda state: state[1]["serial"])
         self.serial = values["serial"] + 1
-        self.record = _joined(arrays, values["record"], self.device)
+        self.record = _joined(arrays, self.device)
         self.rng.set_state(self.record[""]["rng"])
         return values["owner"]
 
@@ -146,8 +147,8 @@ class Book:
     def write(self) -> None:
         """Write the record in the place of the state before the last."""
         start = time.monotonic()
-        arrays, text = _parted(self.record)
-        values = {"owner": self.owner, "serial": self.serial, "record": text}
+        arrays = _parted(self.record)
+        values = {"owner": self.owner, "serial": self.serial}
         path = self.folder / SLOTS[self.serial % 2]
         with writing_to(self.folder):
             write_store(path, arrays, values, kind=KIND, version=VERSION)
@@ -264,8 +265,8 @@ def keep_journal(
     if estimator.checkpoint_dir is None:
         if estimator.resume:
             raise ValueError(
-                "resume=True should come with checkpoint_dir=None set to the directory "
-                "of the fit. Give checkpoint_dir, or leave resume out."
+                "checkpoint_dir=None should be the directory of the fit with "
+                "resume=True. Give it, or leave resume out."
             )
         yield NO_JOURNAL, check_random_state(estimator.random_state)
         return
@@ -366,16 +367,17 @@ def writing_to(folder: str | PathLike) -> Iterator[None]:
         # The library of the arrays has the number of an error in its text alone.
         found = re.search(r"os error (\d+)", str(error))
         number = int(found[1]) if found else getattr(error, "errno", None)
+        reason = getattr(error, "strerror", None) or error
         text = (
             f"checkpoint_dir={str(folder)!r} should be a directory with room that can "
-            f"be written: {error}. Free space there or give another one; what was "
+            f"be written: {reason}. Free space there or give another one; what was "
             "written before is intact, and resume=True goes on from it."
         )
         raise OSError(*([text] if number is None else [number, text])) from error
 
 
-def _parted(record: Mapping[str, Fields]) -> tuple[dict[str, np.ndarray], str]:
-    """Arrays of a record, and all else as text, which has a word for infinity."""
+def _parted(record: Mapping[str, Fields]) -> dict[str, np.ndarray]:
+    """Arrays of a record, and all else as one of text: it has a word for infinity."""
     arrays: dict[str, np.ndarray] = {}
     plain: Fields = {}
     for path, fields in record.items():
@@ -390,14 +392,13 @@ def _parted(record: Mapping[str, Fields]) -> tuple[dict[str, np.ndarray], str]:
                 arrays[f"{path}:{name}"] = torch.as_tensor(value).cpu().numpy()
             else:
                 plain[path][name] = value
-    return arrays, json.dumps(plain)
+    text = json.dumps(plain).encode()
+    return {**arrays, "": np.frombuffer(text, dtype=np.uint8)}
 
 
-def _joined(
-    arrays: Mapping[str, np.ndarray], text: str, device: torch.device
-) -> dict[str, Fields]:
+def _joined(arrays: dict[str, np.ndarray], device: torch.device) -> dict[str, Fields]:
     """Undo ``_parted``; arrays are tensors, aligned as torch aligns its own."""
-    record: dict[str, Fields] = json.loads(text)
+    record: dict[str, Fields] = json.loads(arrays.pop("").tobytes())
     for key, array in arrays.items():
         path, _, name = key.rpartition(":")
         if name.startswith("rng."):

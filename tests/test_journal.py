@@ -196,7 +196,7 @@ def test_a_first_stage_may_have_a_folder_of_its_own(X, tmp_path):
 def test_resume_needs_a_directory_and_an_empty_one_will_do(X, tmp_path, kind):
     params = {} if kind is RQKMeans else {"max_epochs": 1}
     model = kind((8, 8), resume=True, **params)
-    with pytest.raises(ValueError, match="resume=True should come with checkpoint_dir"):
+    with pytest.raises(ValueError, match="checkpoint_dir=None should be the direc"):
         model.fit(X)
     assert not hasattr(model, "codebooks_")
     model.set_params(checkpoint_dir=tmp_path / "not" / "there").fit(X)
@@ -359,14 +359,14 @@ def test_a_full_disk_stops_the_fit_and_nothing_is_lost(X, tmp_path, monkeypatch,
     with monkeypatch.context() as patch:
         # The third file finds no room.
         room = iter([True, True])
-        save_file = _journal.write_store.__globals__["save_file"]
+        write_store = _journal.write_store
 
-        def full(*args):
+        def full(*args, **kwargs):
             if not next(room, False):
                 raise OSError(errno.ENOSPC, "No space left on device")
-            save_file(*args)
+            write_store(*args, **kwargs)
 
-        patch.setitem(_journal.write_store.__globals__, "save_file", full)
+        patch.setattr(_journal, "write_store", full)
         with pytest.raises(OSError, match="checkpoint_dir=.* should be a directory w"):
             model.fit(X)
     assert not [name for name in vars(model) if name.endswith("_")]
