@@ -11,12 +11,13 @@ from sklearn.base import (
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
 )
-from sklearn.utils.validation import check_array, check_is_fitted, validate_data
+from sklearn.utils.validation import check_array, check_is_fitted
 
 from sk_rqkplus._balance import fixed_point_distances
 from sk_rqkplus._codebook_files import write_codebooks
 from sk_rqkplus._compat import CallbackSupportMixin, Interval, StrOptions
 from sk_rqkplus._deduplicate import LastDistances
+from sk_rqkplus._inputs import check_rows
 from sk_rqkplus._residual import centred, decode, encode
 from sk_rqkplus._store import digest
 from sk_rqkplus.ids import Catalogue, deduplicate, sketch
@@ -81,6 +82,7 @@ class BaseQuantizer(
         "balance": [StrOptions({"none", "last", "all"}), "array-like"],
         "dedup": [StrOptions({"reassign", "suffix"})],
         "store_catalogue": ["boolean"],
+        "nan_policy": [StrOptions({"raise", "zero"})],
         "device": [str, torch.device],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
@@ -270,7 +272,7 @@ class BaseQuantizer(
     def _validate(self, X, *, reset=False):
         if not reset:
             check_is_fitted(self)
-        return validate_data(self, X, dtype=[np.float64, np.float32], reset=reset)
+        return check_rows(self, X, reset=reset)
 
     @contextmanager
     def _all_or_nothing(self):
@@ -486,6 +488,7 @@ class BaseQuantizer(
         tags = super().__sklearn_tags__()
         # Codes are integers whatever the dtype of X.
         tags.transformer_tags.preserves_dtype = []
+        tags.input_tags.allow_nan = self.nan_policy == "zero"
         return tags
 
 

@@ -1,9 +1,11 @@
 """The IDs that are given, and the items that have them."""
 
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import wraps
 from os import PathLike
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -22,6 +24,18 @@ from sk_rqkplus._sketch import N_SKETCH, match_rows, sketch
 from sk_rqkplus._store import read_store, write_store
 
 FORMAT_VERSION = 1
+Result = TypeVar("Result")
+
+
+def _one_at_a_time(method: Callable[..., Result]) -> Callable[..., Result]:
+    """Let a method of a catalogue see and leave a whole state, in any thread."""
+
+    @wraps(method)
+    def locked(self: "Catalogue", *args: Any, **kwargs: Any) -> Result:
+        with self._lock:
+            return method(self, *args, **kwargs)
+
+    return locked
 
 
 class Merge(NamedTuple):
@@ -52,7 +66,8 @@ class Catalogue:
     matrix product (a PCA, say) differs in the last bit from batch to batch. Rows that
     are equal are then told apart by their order of occurrence.
 
-    An ID once given never changes. Every method does all of its work or none.
+    An ID once given never changes. Every method does all of its work or none. Threads
+    may share a catalogue: one of them reads or writes it at a time.
 
     Parameters
     ----------
@@ -137,10 +152,12 @@ class Catalogue:
         """Drop what can be made of the entries anew."""
         self._index = KeyIndex()
         self._places: tuple = (None, None)
+        # Locks belong to a process: they are no part of the state.
+        self._lock = threading.RLock()
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(vars(self))
-        del state["_index"], state["_places"]
+        del state["_index"], state["_places"], state["_lock"]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -194,6 +211,7 @@ class Catalogue:
         """
         return sketch(X, self.origin)
 
+    @_one_at_a_time
     def lookup(
         self,
         codes: np.ndarray,
@@ -225,6 +243,7 @@ class Catalogue:
         """
         return self._identify(*self._check(codes, sketches, keys), distances)[0]
 
+    @_one_at_a_time
     def extend(
         self,
         codes: np.ndarray,
@@ -262,6 +281,7 @@ class Catalogue:
         self._add(ids, codes, sketches, checked, where=unknown)
         return ids
 
+    @_one_at_a_time
     def register(
         self,
         ids: np.ndarray,
@@ -311,6 +331,7 @@ class Catalogue:
                 )
         self._add(ids, codes, sketches, checked, where=slice(None))
 
+    @_one_at_a_time
     def set_keys(self, keys: Iterable) -> None:
         """Give keys to the items, once: they are known by their keys from then on.
 
@@ -385,6 +406,7 @@ class Catalogue:
             return rows[start[0] : stop[0]]
         return [rows[i:j] for i, j in zip(start.tolist(), stop.tolist(), strict=True)]
 
+    @_one_at_a_time
     def merge(
         self, other: "Catalogue", distances: LastDistances | None = None
     ) -> Merge:
@@ -414,8 +436,8 @@ class Catalogue:
             If the catalogues are of different models, or only one of them has keys.
         """
         self._check_same_model(other)
-        theirs, codes, sketches = other._entries.by_row()
-        keys = other._entries.keys
+        entries = other._entries
+        (theirs, codes, sketches), keys = entries.by_row(), entries.keys
         entry = self._recognise(codes, sketches, keys)
         unknown = entry < 0
         ids = theirs.copy()
@@ -452,11 +474,12 @@ class Catalogue:
         ``manifest.json`` has the parameters, the fingerprint and the SHA-256 of the
         arrays, which are in a safetensors file.
         """
-        keys = self._entries.keys
+        entries = self._entries
+        keys = entries.keys
         write_store(
             path,
             {
-                **self._entries.arrays(),
+                **entries.arrays(),
                 **({} if keys is None else pack_keys(keys)),
                 "origin": self.origin,
             },

@@ -103,6 +103,11 @@ class RQKMeans(BaseQuantizer):
         Remember the fitted rows (28 bytes each), so that :meth:`predict` recognises
         them. Without it IDs are unique within a call only.
 
+    nan_policy : {"raise", "zero"}, default="raise"
+        What NaN and infinity in ``X`` are: an error that names the first of them, or 0
+        with a warning that counts them, as published. Rows are converted as they are
+        read, so that this copies no file either.
+
     device : str or torch.device, default="auto"
         Where to compute: "cpu", "cuda", or "auto" for a GPU where there is one.
 
@@ -210,6 +215,7 @@ class RQKMeans(BaseQuantizer):
         beam_size=1,
         dedup="reassign",
         store_catalogue=True,
+        nan_policy="raise",
         device="auto",
         random_state=None,
         verbose=0,
@@ -227,6 +233,7 @@ class RQKMeans(BaseQuantizer):
         self.beam_size = beam_size
         self.dedup = dedup
         self.store_catalogue = store_catalogue
+        self.nan_policy = nan_policy
         self.device = device
         self.random_state = random_state
         self.verbose = verbose

@@ -59,7 +59,7 @@ LAYERS = [
         "_threads",
         "_titles",
     },
-    {"_advice", "_prefixes", "_treemap"},
+    {"_advice", "_inputs", "_prefixes", "_treemap"},
     {"_neighbours", "_prefix_tree"},
     {
         "_nearest",
@@ -159,7 +159,7 @@ def test_fitted_state_is_numpy_and_plain_python(estimator):
         if isinstance(value, list | tuple):
             return all(map(plain, value))
         if hasattr(value, "__dict__"):
-            return plain(vars(value))
+            return plain(value.__getstate__())
         return value is None or isinstance(
             value, np.ndarray | np.generic | str | int | float
         )
