@@ -30,7 +30,7 @@ from sk_rqkplus._callbacks import (
 from sk_rqkplus._checkpoints import Checkpoints, Snapshot, read_checkpoint
 from sk_rqkplus._compat import Interval, StrOptions, _fit_context
 from sk_rqkplus._extras import require
-from sk_rqkplus._lloyd import balance_prices, count_distinct
+from sk_rqkplus._lloyd import balance_prices, bytes_to_fit, count_distinct
 from sk_rqkplus._nearest import Codewords
 from sk_rqkplus._networks import ResidualQuantizer, RQVAEModule, VectorQuantizer
 from sk_rqkplus._progress import progress
@@ -155,6 +155,7 @@ class BaseAutoencoder(BaseQuantizer):
             X = self._validate(X, reset=True)
             sizes = self._resolve_sizes()
             self._resolve_network(len(sizes))
+            self._check_memory(X, self._bytes_to_fit(X, sizes))
             self._forget_rows()
             rng = check_random_state(self.random_state)
 
@@ -323,6 +324,26 @@ class BaseAutoencoder(BaseQuantizer):
                 f"or one for each of the {n_levels} levels."
             )
         return np.broadcast_to(epsilon, n_levels).tolist()
+
+    def _bytes_to_fit(self, X, sizes):
+        """Memory that a fit takes at its peak, about: of its start, or of its prices.
+
+        Rows that are parted into fitted and held out ones are copied.
+        """
+        n_samples, n_features = X.shape
+        n_rows = min(n_samples, PRICE_ROWS)
+        balanced = len(self._balanced_levels()) > 0
+        prices = bytes_to_fit(
+            n_samples, n_features, max(sizes), n_fit=n_rows, balanced=balanced
+        )
+        copies = 0 if self.validation_fraction is None else X.size * X.dtype.itemsize
+        # Latents in float64 stand beside the residuals.
+        latents = 8 * n_rows * n_features
+        return copies + max(prices + latents, self._bytes_to_start(X, sizes))
+
+    def _bytes_to_start(self, X, sizes):
+        """Memory of what comes before the training."""
+        return 0
 
     def _hold_out(self, X, rng):
         """Part the rows into those to learn from and those to judge by."""

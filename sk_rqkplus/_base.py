@@ -18,6 +18,7 @@ from sk_rqkplus._codebook_files import write_codebooks
 from sk_rqkplus._compat import CallbackSupportMixin, Interval, StrOptions
 from sk_rqkplus._deduplicate import LastDistances
 from sk_rqkplus._inputs import check_rows
+from sk_rqkplus._memory import check_memory
 from sk_rqkplus._residual import centred, decode, encode
 from sk_rqkplus._store import digest
 from sk_rqkplus.ids import Catalogue, deduplicate, sketch
@@ -273,6 +274,11 @@ class BaseQuantizer(
         if not reset:
             check_is_fitted(self)
         return check_rows(self, X, reset=reset)
+
+    def _check_memory(self, X, needed):
+        """Refuse a fit that needs more memory than there is, before it begins."""
+        advice = "Set max_samples, which fits on a part of the rows, or fit on fewer."
+        check_memory(needed, len(X), self._resolve_device(), advice)
 
     @contextmanager
     def _all_or_nothing(self):

@@ -24,6 +24,7 @@ from sk_rqkplus._compat import Interval, StrOptions, _fit_context
 from sk_rqkplus._lloyd import (
     BALANCED_ITERATIONS,
     balance_prices,
+    bytes_to_fit,
     count_distinct,
     fit_codebook,
 )
@@ -260,6 +261,7 @@ class RQKMeans(BaseQuantizer):
             sizes = self._resolve_sizes()
             balanced = self._resolve_balance(len(sizes))
             device = self._resolve_device()
+            self._check_memory(X, self._bytes_to_fit(X, sizes, any(balanced)))
             rng = check_random_state(self.random_state)
 
             index = self._draw_sample(len(X), rng)
@@ -279,6 +281,20 @@ class RQKMeans(BaseQuantizer):
             codes = left.codes if self.beam_size == 1 else self._encode(X)
             self._publish(X, codes)
         return self
+
+    def _bytes_to_fit(self, X, sizes, balanced):
+        """Memory that a fit takes at its peak, about."""
+        n_samples, n_features = X.shape
+        n_fit = min(n_samples, self.max_samples or n_samples)
+        n_made = resolve_augment(self.augment, partial(min, n_fit), max(sizes))
+        return bytes_to_fit(
+            n_samples,
+            n_features,
+            max(sizes),
+            n_fit=n_fit,
+            n_made=n_made,
+            balanced=balanced,
+        )
 
     def _draw_sample(self, n_samples, rng):
         """Numbers of the rows to fit on, None for all."""

@@ -397,21 +397,33 @@ class RQKMeansPlus(BaseAutoencoder):
         super()._take_over(*args)
         self.rqkmeans_ = None
 
+    def _first_stage(self, sizes):
+        """The first stage, not fitted."""
+        template = self.rqkmeans
+        if template is None:
+            template = RQKMeans(
+                balance=self.balance,
+                dedup="suffix",
+                store_catalogue=False,
+                nan_policy=self.nan_policy,
+                device=self.device,
+                verbose=self.verbose,
+            )
+        return clone(template).set_params(codebook_sizes=tuple(sizes))
+
+    def _bytes_to_start(self, X, sizes):
+        """Memory of the first stage, where it is fitted."""
+        first = self._first_stage(sizes)
+        if self.codebooks is not None or not isinstance(first, RQKMeans):
+            return 0
+        first._validate_params()
+        return first._bytes_to_fit(X, sizes, any(first._resolve_balance(len(sizes))))
+
     def _warm_start(self, X, sizes, rng):
         """Codebooks and prices of the first stage."""
         first = self.codebooks
         if first is None:
-            template = self.rqkmeans
-            if template is None:
-                template = RQKMeans(
-                    balance=self.balance,
-                    dedup="suffix",
-                    store_catalogue=False,
-                    nan_policy=self.nan_policy,
-                    device=self.device,
-                    verbose=self.verbose,
-                )
-            template = clone(template).set_params(codebook_sizes=tuple(sizes))
+            template = self._first_stage(sizes)
             seed = rng.randint(2**31 - 1)
             if template.random_state is None:
                 template.set_params(random_state=seed)

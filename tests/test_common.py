@@ -53,6 +53,7 @@ LAYERS = [
         "_extras",
         "_files",
         "_groups",
+        "_memory",
         "_pairs",
         "_template",
         "_text",
