@@ -30,6 +30,7 @@ from sk_rqkplus._callbacks import (
 from sk_rqkplus._checkpoints import Checkpoints, Snapshot, read_checkpoint
 from sk_rqkplus._compat import Interval, StrOptions, _fit_context
 from sk_rqkplus._extras import require
+from sk_rqkplus._groups import as_array
 from sk_rqkplus._lloyd import balance_prices, bytes_to_fit, count_distinct
 from sk_rqkplus._nearest import Codewords
 from sk_rqkplus._networks import ResidualQuantizer, RQVAEModule, VectorQuantizer
@@ -317,7 +318,7 @@ class BaseAutoencoder(BaseQuantizer):
                 f"net_params={self.net_params!r} should not have {taken}, which the "
                 "estimator sets itself. Use its own parameters."
             )
-        epsilon = np.asarray(self.sinkhorn_epsilon, dtype=float)
+        epsilon = as_array(self.sinkhorn_epsilon, "sinkhorn_epsilon", float)
         if epsilon.shape not in ((), (n_levels,)) or not (epsilon >= 0).all():
             raise ValueError(
                 f"sinkhorn_epsilon={self.sinkhorn_epsilon!r} should be >= 0, one value "

@@ -11,7 +11,7 @@ import numpy as np
 
 from sk_rqkplus._deduplicate import LastDistances, deduplicate
 from sk_rqkplus._entries import Entries
-from sk_rqkplus._groups import check_codes, pack_rows, rank_within
+from sk_rqkplus._groups import as_array, check_codes, pack_rows, rank_within
 from sk_rqkplus._keys import (
     KeyIndex,
     as_keys,
@@ -135,12 +135,13 @@ class Catalogue:
         origin: np.ndarray | float = 0.0,
         fingerprint: str | None = None,
     ):
-        self.codebook_sizes = tuple(int(size) for size in codebook_sizes)
-        if not self.codebook_sizes or min(self.codebook_sizes) < 1:
+        sizes = as_array(codebook_sizes, "codebook_sizes")
+        if sizes.ndim != 1 or sizes.dtype.kind not in "iu" or (sizes < 1).any():
             raise ValueError(
-                f"codebook_sizes={self.codebook_sizes} should be one or more integers "
+                f"codebook_sizes={codebook_sizes!r} should be one or more integers "
                 ">= 1. Give the number of codewords per level."
             )
+        self.codebook_sizes = tuple(sizes.tolist())
         self.method = method
         self.tolerance = float(tolerance)
         self.origin = np.atleast_1d(np.asarray(origin, dtype=np.float64))
@@ -368,7 +369,7 @@ class Catalogue:
         rows : ndarray of shape (n_ids,), int64
             Number of the item in the order of registration, -1 where there is none.
         """
-        ids = check_codes(ids)
+        ids = check_codes(ids, "ids")
         if ids.shape[1] != len(self.codebook_sizes) + 1:
             raise ValueError(
                 f"ids have {ids.shape[1]} columns, which should be "
@@ -548,7 +549,7 @@ class Catalogue:
         if sketches is None:
             # Equal to nothing, so that such rows are found by their keys only.
             sketches = np.full((len(codes), N_SKETCH), np.nan)
-        sketches = np.asarray(sketches, dtype=np.float32)
+        sketches = as_array(sketches, "sketches", np.float32)
         if sketches.shape != (len(codes), N_SKETCH):
             raise ValueError(
                 f"sketches have shape={sketches.shape}, which should be "
@@ -570,7 +571,7 @@ class Catalogue:
 
     def _check_ids(self, ids: np.ndarray) -> np.ndarray:
         """IDs that are free."""
-        ids = check_codes(ids)
+        ids = check_codes(ids, "ids")
         taken = self.find(ids) >= 0
         self._check_range(ids[:, :-1], "ids")
         if (ids[:, -1] < 0).any():

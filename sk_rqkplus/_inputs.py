@@ -5,7 +5,7 @@ import warnings
 from typing import Any
 
 import numpy as np
-from sklearn.utils.validation import validate_data
+from sklearn.utils.validation import check_array, validate_data
 
 from sk_rqkplus._threads import map_chunks
 
@@ -80,11 +80,7 @@ def check_rows(estimator: Any, X: Any, *, reset: bool) -> np.ndarray | Converted
         # Of an estimator that has this one as a part.
         validate_data(estimator, X, reset=reset, skip_check_array=True)
         return X
-    if np.ma.is_masked(X):
-        raise ValueError(
-            "X has masked values, which should be filled. Impute them, or give "
-            "X.filled(np.nan) and nan_policy='zero'."
-        )
+    _refuse_masked(X, "X")
     X = validate_data(
         estimator, X, reset=reset, dtype="numeric", ensure_all_finite=False
     )
@@ -103,6 +99,21 @@ def check_rows(estimator: Any, X: Any, *, reset: bool) -> np.ndarray | Converted
     if n_values or X.dtype not in (np.float32, np.float64):
         return ConvertedRows(X, zero=n_values > 0)
     return X
+
+
+def check_matrix(X: Any, name: str = "X", **params: int) -> np.ndarray:
+    """Rows that no estimator sees; further parameters are those of check_array."""
+    _refuse_masked(X, name)
+    return check_array(X, dtype=[np.float64, np.float32], input_name=name, **params)
+
+
+def _refuse_masked(X: Any, name: str) -> None:
+    """Refuse what NumPy would take as if nothing was masked."""
+    if np.ma.is_masked(X):
+        raise ValueError(
+            f"{name} has masked values, which should be filled. Impute them, or fill "
+            "them with NaN where nan_policy='zero' is meant."
+        )
 
 
 def _stacklevel_of_caller() -> int:

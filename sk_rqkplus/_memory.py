@@ -70,13 +70,13 @@ def available_bytes(device: torch.device, root: Path = Path("/")) -> int | None:
 def _fields(path: Path) -> dict[str, int]:
     """Lines of a name and a number, in bytes; none where there is no such file."""
     try:
-        lines = [line.replace(":", " ").split() for line in path.open()]
+        lines = path.read_text().replace(":", " ").splitlines()
     except OSError:
         return {}
     return {
-        line[0]: int(line[1]) * (1024 if line[2:] == ["kB"] else 1)
-        for line in lines
-        if len(line) > 1 and line[1].isdigit()
+        words[0]: int(words[1]) * (1024 if words[2:] == ["kB"] else 1)
+        for words in map(str.split, lines)
+        if len(words) > 1 and words[1].isdigit()
     }
 
 

@@ -409,6 +409,11 @@ class RQKMeansPlus(BaseAutoencoder):
                 device=self.device,
                 verbose=self.verbose,
             )
+        if isinstance(template, type):
+            raise TypeError(
+                f"rqkmeans={template.__name__} should be an estimator, not a class. "
+                "Give an instance."
+            )
         return clone(template).set_params(codebook_sizes=tuple(sizes))
 
     def _bytes_to_start(self, X, sizes):

@@ -5,7 +5,6 @@ have; everything else is valid. Hypothesis draws cases from a fixed seed and pri
 smallest that fails.
 """
 
-import json
 import signal
 import warnings
 from contextlib import contextmanager
@@ -20,7 +19,6 @@ from scipy import sparse
 from sk_rqkplus import RQVAE, RQKMeans, RQKMeansPlus, metrics, scorers
 from sk_rqkplus import ids as ids_module
 from sk_rqkplus import tokens as tok
-from sk_rqkplus._matrix_files import read_matrix
 from sk_rqkplus.model_selection import suggest_codebook_sizes
 from sk_rqkplus.report import sid_report
 
@@ -100,7 +98,8 @@ def refuses(case):
         found = call(value)
     except (ValueError, TypeError) as error:
         words = OF_MATRICES.get(name, [name])
-        assert any(word in str(error) for word in words), (label, name, value, error)
+        if not any(word in str(error) for word in words):
+            pytest.fail(f"{label}({name}={value!r}) is refused by {error!r}")
     else:
         pytest.fail(f"{label} accepted {name}={value!r} and returned {found!r}")
 
@@ -178,8 +177,9 @@ bad_codes = st.one_of(
     negative(),
     hnp.arrays(np.int64, st.integers(0, 5), elements=st.integers(0, 2)),
     hnp.arrays(np.int64, (2, 2, 2), elements=st.integers(0, 2)),
-    st.sampled_from([np.full((4, 2), "0"), np.full((4, 2), 2**40)]),
+    st.just(np.full((4, 2), "0")),
 )
+bad_32_bits = bad_codes | st.integers(31, 62).map(lambda n: np.full((4, 2), 2**n))
 
 
 def not_int(least, most=None):
@@ -447,7 +447,7 @@ def functions():
         "pairs",
         st.one_of(junk, st.just([[0, len(X)]]), st.just([[-1, 0]]), st.just([0, 1])),
     )
-    yield "deduplicate", ids_module.deduplicate, "codes", bad_codes
+    yield "deduplicate", ids_module.deduplicate, "codes", bad_32_bits
     yield (
         "deduplicate",
         lambda m: ids_module.deduplicate(CODES, m),
@@ -476,7 +476,7 @@ def functions():
         "Catalogue.extend",
         lambda codes: ids_module.Catalogue(SIZES).extend(codes, keys=range(len(X))),
         "codes",
-        bad_codes | out_of_range(),
+        bad_32_bits | out_of_range(),
     )
     yield (
         "Catalogue.lookup",
@@ -528,7 +528,7 @@ def functions():
         yield f"PrefixTrie.{name}", getattr(TRIE, name), "prefix", junk
     for name in scorers.__all__:
         scorer = getattr(scorers, name)
-        if name in ("in_sample_split", "refit_within"):
+        if name in ("SCORERS", "in_sample_split", "refit_within"):
             continue
         yield name, lambda r, f=scorer: f(FITTED[RQKMeans], r), "X", bad_new_rows
     yield "in_sample_split", scorers.in_sample_split, "n_samples", not_int(1)
@@ -558,7 +558,9 @@ def target_cases(draw):
 
 def test_bad_parameters_are_refused(rounds, figure):
     n_cases = play(rounds(60, 1200), parameter_cases(), refuses)
-    figure("fuzz: parameters of estimators", f"{n_cases} malformed, all refused by name")
+    figure(
+        "fuzz: parameters of estimators", f"{n_cases} malformed, all refused by name"
+    )
 
 
 def test_bad_arguments_are_refused(rounds, figure):
