@@ -89,7 +89,7 @@ def bytes_to_fit(
         sizes = (n_few * n_codewords, CACHED_SCORES), (n_rows * n_codewords, most)
         scores = max(size if size <= limit else 0 for size, limit in sizes)
         tables = 4.4 * scores + 8 * min(n_rows * n_codewords, MOST_MOVABLE)
-    chunks = 12 * n_workers() * min(n_seen, CHUNK_ROWS)
+    chunks = (3 * n_workers() + 18) * min(n_seen, CHUNK_ROWS)
     return int(4 * (kept + chunks) * n_features + tables + ROW_BYTES * n_rows)
 
 
