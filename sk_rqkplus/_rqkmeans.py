@@ -332,7 +332,10 @@ class RQKMeans(BaseQuantizer):
     def _fit_levels(self, sample, left, sizes, balanced, rng):
         """Fit level after level on the sample; all rows follow in ``left``."""
         levels = []
-        n_steps = [self.max_iter + BALANCED_ITERATIONS * flag for flag in balanced]
+        n_steps = [
+            self.n_init * self.max_iter + BALANCED_ITERATIONS * flag
+            for flag in balanced
+        ]
         with progress(self, sum(n_steps), "iteration") as tick:
             for number, (size, flag) in enumerate(zip(sizes, balanced, strict=True)):
                 level = fit_codebook(

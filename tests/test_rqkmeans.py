@@ -433,3 +433,9 @@ def test_looser_bounds_lower_the_error(industrial):
         for tol in (0.0, 0.5)
     ]
     assert errors[1] < errors[0]
+
+
+def test_several_runs_count_as_steps(X):
+    """scikit-learn refuses more steps than were announced."""
+    rq = RQKMeans((8, 8), n_init=3, max_iter=2, tol=0, random_state=0).fit(X)
+    assert rq.n_iter_ == 2 + 8

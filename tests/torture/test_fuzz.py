@@ -5,6 +5,7 @@ have; everything else is valid. Hypothesis draws cases from a fixed seed and pri
 smallest that fails.
 """
 
+import json
 import signal
 import warnings
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from scipy import sparse
 from sk_rqkplus import RQVAE, RQKMeans, RQKMeansPlus, metrics, scorers
 from sk_rqkplus import ids as ids_module
 from sk_rqkplus import tokens as tok
+from sk_rqkplus._matrix_files import read_matrix
 from sk_rqkplus.model_selection import suggest_codebook_sizes
 from sk_rqkplus.report import sid_report
 
@@ -566,3 +568,135 @@ def test_bad_parameters_are_refused(rounds, figure):
 def test_bad_arguments_are_refused(rounds, figure):
     n_cases = play(rounds(150, 2000), target_cases(), refuses)
     figure("fuzz: arguments of methods", f"{n_cases} malformed, all refused by name")
+
+
+# --- Values that are right -----------------------------------------------------------
+
+shapes = st.tuples(st.integers(1, 30), st.integers(1, 5))
+good_rows = st.one_of(
+    hnp.arrays(
+        st.sampled_from(["f2", "f4", "f8"]),
+        shapes,
+        elements=st.floats(-1000, 1000, width=16),
+    ),
+    hnp.arrays(st.sampled_from(["i1", "u2", "i8"]), shapes),
+    hnp.arrays(np.float64, shapes, elements=st.sampled_from([0.0, -0.0, 1.0, 1e-30])),
+    hnp.arrays(np.float64, shapes, elements=st.sampled_from([1e30, 1e30 + 1e15, -1.0])),
+)
+
+
+@st.composite
+def good_fits(draw):
+    """An estimator of any sound parameters, and rows."""
+    n_levels = draw(st.integers(1, 3))
+    every = st.booleans() | st.just("auto")
+    params = {
+        "codebook_sizes": draw(
+            st.lists(st.integers(1, 4), min_size=n_levels, max_size=n_levels)
+        ),
+        "balance": draw(
+            st.sampled_from(["none", "last", "all"])
+            | st.lists(st.booleans(), min_size=n_levels, max_size=n_levels)
+        ),
+        "dedup": draw(st.sampled_from(["reassign", "suffix"])),
+        "store_catalogue": draw(st.booleans()),
+        "nan_policy": draw(st.sampled_from(["raise", "zero"])),
+        "random_state": draw(st.integers(0, 2**32 - 1)),
+    }
+    if draw(every) is True:
+        params["max_epochs"] = draw(st.integers(0, 1))
+        return RQKMeansPlus(**params, hidden_layer_sizes=(3,)), draw(good_rows)
+    params["max_samples"] = draw(st.none() | st.integers(1, 40))
+    params["beam_size"] = draw(st.integers(1, 3))
+    params["augment"] = draw(st.sampled_from(["auto", "none", 40]))
+    params["n_init"] = draw(st.integers(1, 2))
+    params["max_iter"] = draw(st.integers(1, 3))
+    params["init"] = draw(st.sampled_from(["k-means++", "random"]))
+    params["refine"] = draw(st.integers(0, 1))
+    return RQKMeans(**params), draw(good_rows)
+
+
+def keeps_promises(case):
+    """Check what every fit promises."""
+    estimator, rows = case
+    estimator.fit(rows)
+    codes, ids = estimator.transform(rows), estimator.predict(rows)
+    np.testing.assert_array_equal(codes, estimator.codes_)
+    np.testing.assert_array_equal(ids, estimator.ids_)
+    assert len(np.unique(ids, axis=0)) == len(rows)
+    sizes = np.array([len(book) for book in estimator.codebooks_])
+    assert (codes >= 0).all()
+    assert (codes < sizes).all()
+    assert (ids[:, :-2] == codes[:, :-1]).all()
+    assert np.isfinite(estimator.inverse_transform(ids)).all()
+    assert estimator.score(rows) <= 0
+    backwards = estimator.transform(rows[::-1])
+    np.testing.assert_array_equal(backwards, codes[::-1])
+    if estimator.store_catalogue:
+        np.testing.assert_array_equal(estimator.extend(rows), ids)
+
+
+def test_sound_values_are_taken(rounds, figure):
+    n_cases = play(rounds(40, 1000), good_fits(), keeps_promises)
+    figure("fuzz: sound fits", f"{n_cases} sound ones, all keep what they promise")
+
+
+# --- Files ----------------------------------------------------------------------------
+
+texts_of_files = st.one_of(
+    st.binary(max_size=60),
+    st.text(max_size=60).map(lambda text: text.encode("utf-8", "surrogatepass")),
+    st.recursive(
+        st.none() | st.booleans() | st.floats() | st.text(max_size=4),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+        ),
+        max_leaves=8,
+    ).map(lambda value: json.dumps(value).encode()),
+    st.sampled_from(
+        [
+            b"\x93NUMPY",
+            b"\x93NUMPY\x01\x00v\x00{'descr': '|O'",
+            b"PAR1PAR1",
+            b"PK\x03\x04",
+        ]
+    ),
+)
+READERS = {
+    "index.json": lambda path: tok.read_index_json(path, 2),
+    "codes.jsonl": lambda path: tok.read_jsonl(path),
+    "codes.parquet": lambda path: tok.read_parquet(path),
+    "rows.npy": read_matrix,
+    "rows.parquet": read_matrix,
+    "rows.npz": read_matrix,
+    "catalogue": ids_module.Catalogue.load,
+    "codebooks.npz": lambda path: RQKMeansPlus(
+        **{**SMALL[RQKMeansPlus], "codebooks": path}
+    ).fit(X),
+    "checkpoint.safetensors": lambda path: RQVAE(**SMALL[RQVAE]).restore(path),
+    "model.pth": RQKMeansPlus.from_minionerec,
+}
+
+
+def test_files_of_anything_are_refused(rounds, figure, tmp_path):
+    """An error that names the file, whatever is in it."""
+
+    def refused(case):
+        name, content = case
+        path = tmp_path / name
+        path.write_bytes(content)
+        try:
+            found = READERS[name](path)
+        except (ValueError, TypeError, OSError) as error:
+            if path.stem not in str(error) and "codebook" not in str(error):
+                pytest.fail(f"{name} of {content!r} is refused by {error!r}")
+        else:
+            # A table without rows is one: of IDs and keys, for example.
+            parts = found if isinstance(found, tuple) else [found]
+            if any(len(part) for part in parts):
+                pytest.fail(f"{name} of {content!r} was read as {found!r}")
+
+    cases = st.tuples(st.sampled_from(sorted(READERS)), texts_of_files)
+    n_cases = play(rounds(100, 1500), cases, refused)
+    figure("fuzz: files", f"{n_cases} of random content, all refused by name")
