@@ -422,7 +422,7 @@ class RQKMeansPlus(BaseAutoencoder):
         if self.codebooks is not None or not isinstance(first, RQKMeans):
             return 0
         first._validate_params()
-        return first._bytes_to_fit(X, sizes, any(first._resolve_balance(len(sizes))))
+        return first._bytes_to_fit(X)
 
     def _warm_start(self, X, sizes, rng):
         """Codebooks and prices of the first stage."""

@@ -57,7 +57,7 @@ def test_rows_are_numbered_across_chunks():
 def test_a_sum_that_overflows_is_no_missing_value():
     rows = np.full((100, 3), 3e38, dtype=np.float32)
     rows[:50] = -3e38
-    with pytest.raises(ValueError, match="X deviates from its mean by up to 3e"):
+    with pytest.raises(ValueError, match=r"X deviates from its mean by up to 3e"):
         RQKMeans((2,)).fit(rows)
 
 
