@@ -1,6 +1,5 @@
 """What all estimators share: from a fitted quantiser to codes, IDs and errors."""
 
-import warnings
 from contextlib import contextmanager
 from numbers import Integral, Real
 
@@ -22,6 +21,7 @@ from sk_rqkplus._memory import check_memory
 from sk_rqkplus._residual import centred, decode, encode
 from sk_rqkplus._store import digest
 from sk_rqkplus._table import column_means
+from sk_rqkplus._warn import warn
 from sk_rqkplus.ids import Catalogue, deduplicate, sketch
 
 CHUNK_ROWS = 16_384
@@ -30,22 +30,18 @@ CHUNK_ROWS = 16_384
 SKETCH_TOLERANCE = 1e-5
 
 
-def warn_of_fewer(wanted, found, *, stacklevel: int) -> None:
+def warn_of_fewer(wanted, found) -> None:
     """Warn where codebooks became smaller than they should be.
 
     Parameters
     ----------
     wanted, found : sequence of int
         Sizes of the codebooks.
-
-    stacklevel : int
-        Where the warning points, from here.
     """
     if tuple(found) != tuple(wanted):
-        warnings.warn(
+        warn(
             f"codebook_sizes={tuple(wanted)} became {tuple(found)}: a level had fewer "
-            "distinct rows than codewords. Lower codebook_sizes or fit on more rows.",
-            stacklevel=stacklevel,
+            "distinct rows than codewords. Lower codebook_sizes or fit on more rows."
         )
 
 

@@ -1,18 +1,15 @@
 """What comes in as X: checked in one place, a chunk at a time, never copied whole."""
 
-import sys
-import warnings
 from typing import Any
 
 import numpy as np
 from sklearn.utils.validation import check_array, validate_data
 
 from sk_rqkplus._threads import map_chunks
+from sk_rqkplus._warn import warn
 
 # Values of a chunk that is looked at.
 CHUNK_VALUES = 2**22
-# Packages between a caller and a check.
-OURS = {"sk_rqkplus", "sklearn"}
 
 
 class ConvertedRows:
@@ -90,11 +87,10 @@ def check_rows(estimator: Any, X: Any, *, reset: bool) -> np.ndarray | Converted
         )
     n_values, n_rows = _count_non_finite(X, stop=estimator.nan_policy != "zero")
     if n_values:
-        warnings.warn(
+        warn(
             f"X has {n_values} NaN or infinite values in {n_rows} of its {len(X)} "
             "rows, which count as 0 with nan_policy='zero'. Impute them, if they mean "
-            "anything else.",
-            stacklevel=_stacklevel_of_caller(),
+            "anything else."
         )
     if n_values or X.dtype not in (np.float32, np.float64):
         return ConvertedRows(X, zero=n_values > 0)
@@ -114,17 +110,6 @@ def _refuse_masked(X: Any, name: str) -> None:
             f"{name} has masked values, which should be filled. Impute them, or fill "
             "them with NaN where nan_policy='zero' is meant."
         )
-
-
-def _stacklevel_of_caller() -> int:
-    """Stacklevel, from a function of this module, of the code that uses the package.
-
-    scikit-learn wraps some methods in functions of its own.
-    """
-    frame, level = sys._getframe(1), 1
-    while frame.f_back and frame.f_globals["__name__"].split(".")[0] in OURS:
-        frame, level = frame.f_back, level + 1
-    return level
 
 
 def _count_non_finite(X: np.ndarray, *, stop: bool) -> tuple[int, int]:

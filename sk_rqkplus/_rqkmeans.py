@@ -1,6 +1,5 @@
 """RQKMeans: residual k-means codebooks."""
 
-import warnings
 from functools import partial
 from numbers import Integral
 
@@ -30,6 +29,7 @@ from sk_rqkplus._progress import progress
 from sk_rqkplus._residual import Leftover, power_of_two
 from sk_rqkplus._table import Table
 from sk_rqkplus._threads import one_thread
+from sk_rqkplus._warn import warn
 
 # Weight of the codewords as they are in a joint refinement, in rows: with fewer the
 # refinement learns the rows by heart, with more it moves little.
@@ -359,7 +359,7 @@ class RQKMeans(BaseQuantizer):
                     sample.advance(words)
                 levels.append(level)
         found = [len(level.codebook) for level in levels]
-        warn_of_fewer(sizes, found, stacklevel=5)
+        warn_of_fewer(sizes, found)
         return levels
 
     def _advance(self, left, level, number, flag):
@@ -398,9 +398,8 @@ class RQKMeans(BaseQuantizer):
         level.gap = balance.gap / max(level.inertia, 1e-300)
         if balance.crowd > CROWD:
             _, upper = capacities(len(left), len(level.codebook), self.balance_tol)
-            warnings.warn(
+            warn(
                 f"level {number} cannot be balanced: {balance.crowd:.0%} of its rows "
                 f"have more than {upper} copies, the most that one codeword may take. "
-                "Remove duplicates, lower codebook_sizes or use balance='none'.",
-                stacklevel=6,
+                "Remove duplicates, lower codebook_sizes or use balance='none'."
             )

@@ -367,5 +367,5 @@ class RQVAE(BaseAutoencoder):
             left.advance(words)
         encoder.cpu().float().train()
         books = [words.codebook.cpu().numpy() * scale for words in left.levels]
-        warn_of_fewer(sizes, [len(book) for book in books], stacklevel=6)
+        warn_of_fewer(sizes, [len(book) for book in books])
         return [book.astype(np.float32) for book in books]

@@ -59,6 +59,7 @@ LAYERS = [
         "_text",
         "_threads",
         "_titles",
+        "_warn",
     },
     {"_advice", "_inputs", "_prefixes", "_treemap"},
     {"_neighbours", "_prefix_tree"},

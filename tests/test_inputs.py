@@ -87,7 +87,8 @@ def test_the_warning_points_here(holed, recwarn):
     zero = RQKMeans((4, 4), nan_policy="zero", random_state=0).fit(holed)
     zero.transform(holed)
     zero.fit_predict(holed)
-    assert [warning.filename for warning in recwarn] == [__file__] * 3
+    RQKMeans((4, 700), max_samples=600, random_state=0).fit(np.ones((5, 2)))
+    assert [warning.filename for warning in recwarn] == [__file__] * 4
 
 
 @pytest.mark.parametrize("policy", ["raise", "zero"])
