@@ -72,6 +72,11 @@ def check_rows(estimator: Any, X: Any, *, reset: bool) -> np.ndarray | Converted
     -------
     rows : ndarray or ConvertedRows of shape (n_samples, n_features)
         Rows of float32 or float64.
+
+    Raises
+    ------
+    ValueError
+        If rows are no matrix of numbers, or a value is not finite, which is named.
     """
     if isinstance(X, ConvertedRows):
         # Of an estimator that has this one as a part.
@@ -81,10 +86,7 @@ def check_rows(estimator: Any, X: Any, *, reset: bool) -> np.ndarray | Converted
     X = validate_data(
         estimator, X, reset=reset, dtype="numeric", ensure_all_finite=False
     )
-    if X.dtype.kind not in "biuf":
-        raise ValueError(
-            f"X has dtype={X.dtype}, which should be numbers. Give embeddings."
-        )
+    _check_dtype(X, "X")
     n_values, n_rows = _count_non_finite(X, stop=estimator.nan_policy != "zero")
     if n_values:
         warn(
@@ -100,7 +102,19 @@ def check_rows(estimator: Any, X: Any, *, reset: bool) -> np.ndarray | Converted
 def check_matrix(X: Any, name: str = "X", **params: int) -> np.ndarray:
     """Rows that no estimator sees; further parameters are those of check_array."""
     _refuse_masked(X, name)
+    X = check_array(
+        X, dtype="numeric", input_name=name, ensure_all_finite=False, **params
+    )
+    _check_dtype(X, name)
     return check_array(X, dtype=[np.float64, np.float32], input_name=name, **params)
+
+
+def _check_dtype(X: np.ndarray, name: str) -> None:
+    """Refuse dates, which NumPy would count in their units."""
+    if X.dtype.kind not in "biuf":
+        raise ValueError(
+            f"{name} has dtype={X.dtype}, which should be numbers. Give embeddings."
+        )
 
 
 def _refuse_masked(X: Any, name: str) -> None:
