@@ -97,6 +97,13 @@ class BaseAutoencoder(BaseQuantizer):
     published checkpoints imply, and ``_epoch_0``, what the start is in words.
     """
 
+    _fitted_attributes: tuple = (
+        *BaseQuantizer._fitted_attributes,
+        "best_epoch_",
+        "history_",
+        "state_",
+        "unit_",
+    )
     _parameter_constraints: dict = {
         **BaseQuantizer._parameter_constraints,
         "beta": [NON_NEGATIVE],
@@ -387,9 +394,10 @@ class BaseAutoencoder(BaseQuantizer):
         generator = torch.Generator(self._resolve_device())
         return generator.manual_seed(rng.randint(2**31 - 1))
 
-    def _network_options(self, generator):
+    def _network_options(self, generator, device):
         """What encoder and decoder have in common."""
         return {
+            "device": device,
             "dropout": self.dropout,
             "batch_norm": self.batch_norm,
             "generator": generator,
@@ -685,8 +693,7 @@ class BaseAutoencoder(BaseQuantizer):
         self.mean_, self.n_features_in_ = mean, len(mean)
         self._adopt(snapshot)
         try:
-            module = self._fitted_module()
-            module(torch.zeros(1, len(mean)))
+            self._check_width()
         except (RuntimeError, ValueError) as error:
             raise ValueError(
                 f"{origin} has other networks than this estimator: {error}"
@@ -699,6 +706,37 @@ class BaseAutoencoder(BaseQuantizer):
         if X is not None:
             X = self._validate(X)
             self._publish(X, self._encode(X))
+
+    def _check_width(self):
+        """Check that networks, weights and codewords fit together."""
+        if len(self.hidden_layer_sizes) > len(self.state_):
+            raise ValueError("hidden_layer_sizes has more layers than state_")
+        n_features, n_latent = self.n_features_in_, self.codebooks_[0].shape[1]
+        # Without memory: networks of any size may be asked for.
+        networks = self._networks(n_features, None, "meta")
+        widths = [
+            network.eval()(torch.zeros(1, n_in, device="meta")).shape[1]
+            for network, n_in in zip(networks, (n_features, n_latent), strict=True)
+        ]
+        weights = {
+            f"{prefix}.{name}": value
+            for prefix, network in zip(("encoder", "decoder"), networks, strict=True)
+            for name, value in network.state_dict().items()
+        }
+        # Checkpoints have single values in one dimension.
+        wanted = {
+            name: (str(value.dtype).removeprefix("torch."), *(value.shape or (1,)))
+            for name, value in weights.items()
+        }
+        found = {
+            name: (value.dtype.name, *(value.shape or (1,)))
+            for name, value in self.state_.items()
+        }
+        if found != wanted or widths != [n_latent, n_features]:
+            raise ValueError(
+                "state_ should have the weights of networks with these parameters, "
+                f"hidden_layer_sizes={self.hidden_layer_sizes!r} among them"
+            )
 
     def _check_sizes(self, sizes, origin):
         """Check codebooks that are there; a fit on few rows may have made fewer."""

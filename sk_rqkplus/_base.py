@@ -18,9 +18,11 @@ from sk_rqkplus._compat import CallbackSupportMixin, Interval, StrOptions
 from sk_rqkplus._deduplicate import LastDistances
 from sk_rqkplus._inputs import check_rows
 from sk_rqkplus._memory import check_memory
+from sk_rqkplus._persistence import VERSION, read_model, write_model
 from sk_rqkplus._residual import centred, decode, encode
 from sk_rqkplus._store import digest
 from sk_rqkplus._table import column_means
+from sk_rqkplus._version import stamped, unstamped
 from sk_rqkplus._warn import warn
 from sk_rqkplus.ids import Catalogue, deduplicate, sketch
 
@@ -54,8 +56,26 @@ class BaseQuantizer(
     """Codes, IDs and reconstructions from codebooks that a subclass fits.
 
     A subclass publishes ``mean_``, ``codebooks_`` and ``prices_`` in ``fit`` and then
-    calls :meth:`_publish`. It may override ``_latent`` and ``_decoder``.
+    calls :meth:`_publish`. It may override ``_latent`` and ``_decoder``. All that a fit
+    may set is in ``_fitted_attributes``, and estimators that may be parts of it are in
+    ``_parts``.
     """
+
+    _parts: tuple = ()
+    _fitted_attributes: tuple = (
+        "_n_features_out",
+        "_sklearn_output_config",
+        "catalogue_",
+        "codebooks_",
+        "codes_",
+        "feature_names_in_",
+        "fingerprint_",
+        "ids_",
+        "mean_",
+        "n_features_in_",
+        "n_iter_",
+        "prices_",
+    )
 
     _parameter_constraints: dict = {
         "codebook_sizes": ["array-like"],
@@ -230,6 +250,94 @@ class BaseQuantizer(
         check_is_fitted(self)
         write_codebooks(path, self.codebooks_, self._codebook_origin())
 
+    def save(self, path):
+        """Save to a folder, whole or not at all.
+
+        Parameters
+        ----------
+        path : path-like
+            A new folder, or one that an estimator of this class was saved to before,
+            which is replaced in one step.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is no plain value (a callable, say), keys of the catalogue
+            are neither integers nor strings, the model was changed after its fit, or
+            the folder holds anything else. Nothing is written then.
+        OSError
+            If the disk is full or the folder cannot be written to. What was saved
+            before is left as it was.
+
+        See Also
+        --------
+        load : Load what this method saved.
+
+        Notes
+        -----
+        See :ref:`persistence` for the format, which holds no code.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from sk_rqkplus import RQKMeans
+        >>> from sk_rqkplus.datasets import make_catalogue
+        >>> X = make_catalogue(100, 8, random_state=0).data
+        >>> rq = RQKMeans((8, 8), random_state=0).fit(X)
+        >>> folder = tempfile.mkdtemp()
+        >>> rq.save(folder)
+        >>> bool((RQKMeans.load(folder).predict(X) == rq.ids_).all())
+        True
+        """
+        check_is_fitted(self)
+        write_model(path, self, self._classes())
+
+    @classmethod
+    def load(cls, path):
+        """Load what :meth:`save` saved. Nothing in the folder is run.
+
+        Parameters
+        ----------
+        path : path-like
+            The folder.
+
+        Returns
+        -------
+        estimator : estimator
+            Fitted, with the same parameters, codes, IDs and catalogue.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such folder.
+        ValueError
+            If a file is missing, changed or does not belong there, or the folder holds
+            an estimator of another class, or the format is newer than this version.
+        """
+        return read_model(path, cls._classes(), {cls.__name__: VERSION})
+
+    @classmethod
+    def _classes(cls):
+        """Estimators of which this one may be made, by name."""
+        return {each.__name__: each for each in (cls, *cls._parts)}
+
+    def _check_loaded(self):
+        """Check what a file says of the fit, beyond single attributes."""
+        self._check_width()
+        if self._fingerprint() != self.fingerprint_:
+            raise ValueError("fingerprint_ is that of another model")
+
+    def _check_width(self):
+        """Check that codewords are as wide as what they quantise."""
+        if self.codebooks_[0].shape[1] != self.n_features_in_:
+            raise ValueError("codebooks_ should have n_features_in_ columns")
+
+    def __getstate__(self):
+        return stamped(super().__getstate__())
+
+    def __setstate__(self, state):
+        super().__setstate__(unstamped(state, type(self).__name__))
+
     def score(self, X, y=None):
         """Negative mean squared reconstruction error, so that higher is better.
 
@@ -314,7 +422,8 @@ class BaseQuantizer(
         if device.type == "cuda" and not torch.cuda.is_available():
             raise ValueError(
                 f"device={self.device!r} should be available, but torch sees no CUDA "
-                "device. Use 'auto' to take a GPU where there is one."
+                "device. Call set_params(device='auto') to take a GPU where there is "
+                "one and the CPU elsewhere; codes are the same."
             )
         if device.type not in ("cpu", "cuda"):
             raise ValueError(

@@ -22,8 +22,11 @@ from sk_rqkplus._keys import (
 )
 from sk_rqkplus._sketch import N_SKETCH, match_rows, sketch
 from sk_rqkplus._store import read_store, write_store
+from sk_rqkplus._version import stamped, unstamped
 
-FORMAT_VERSION = 1
+# Of the format, and what arrays and values of a damaged one raise.
+VERSION = 1
+ERRORS = (AttributeError, KeyError, OverflowError, TypeError, ValueError)
 Result = TypeVar("Result")
 
 
@@ -159,10 +162,10 @@ class Catalogue:
     def __getstate__(self) -> dict[str, Any]:
         state = dict(vars(self))
         del state["_index"], state["_places"], state["_lock"]
-        return state
+        return stamped(state)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
+        self.__dict__.update(unstamped(state, type(self).__name__))
         self._forget()
 
     def __len__(self) -> int:
@@ -475,24 +478,7 @@ class Catalogue:
         ``manifest.json`` has the parameters, the fingerprint and the SHA-256 of the
         arrays, which are in a safetensors file.
         """
-        entries = self._entries
-        keys = entries.keys
-        write_store(
-            path,
-            {
-                **entries.arrays(),
-                **({} if keys is None else pack_keys(keys)),
-                "origin": self.origin,
-            },
-            {
-                "codebook_sizes": list(self.codebook_sizes),
-                "method": self.method,
-                "tolerance": self.tolerance,
-                "fingerprint": self.fingerprint,
-            },
-            kind=type(self).__name__,
-            version=FORMAT_VERSION,
-        )
+        write_store(path, *self._pack(), kind=type(self).__name__, version=VERSION)
 
     @classmethod
     def load(cls, path: str | PathLike) -> "Catalogue":
@@ -514,18 +500,75 @@ class Catalogue:
             If a file is missing, changed or does not belong there, or the format is
             newer than this version.
         """
-        arrays, values = read_store(path, kind=cls.__name__, version=FORMAT_VERSION)
+        stored = read_store(path, kind=cls.__name__, version=VERSION)
         try:
-            catalogue = cls(**values, origin=arrays.pop("origin"))
-            sizes = catalogue.codebook_sizes
-            found = {name: arrays[name] for name in catalogue._entries.arrays()}
-            entries = Entries(sizes, **found, keys=unpack_keys(arrays))
-        except (KeyError, TypeError, ValueError) as error:
-            raise _no_catalogue(path) from error
-        if not entries.is_sound():
-            raise _no_catalogue(path)
+            return cls._unpack(*stored)
+        except ERRORS as error:
+            raise ValueError(
+                f"path={str(path)!r} should hold the arrays of a catalogue, and does "
+                "not. Save the catalogue again."
+            ) from error
+
+    def _pack(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Arrays and plain values that make up the catalogue."""
+        self._check_values()
+        # Once, since another thread may extend the catalogue.
+        entries = self._entries
+        keys = {} if entries.keys is None else pack_keys(entries.keys)
+        values = {
+            "codebook_sizes": list(self.codebook_sizes),
+            "method": self.method,
+            "tolerance": self.tolerance,
+            "fingerprint": self.fingerprint,
+        }
+        return {**entries.arrays(), **keys, "origin": self.origin}, values
+
+    @classmethod
+    def _unpack(
+        cls, arrays: dict[str, np.ndarray], values: dict[str, Any]
+    ) -> "Catalogue":
+        """Catalogue of what :meth:`_pack` returns; one of :data:`ERRORS` if it is none.
+
+        A file may be signed anew: everything that a method relies on is checked.
+        """
+        arrays = dict(arrays)
+        catalogue = cls(**values, origin=arrays.pop("origin"))
+        catalogue._check_values()
+        table = {name: arrays.pop(name) for name in catalogue._entries.arrays()}
+        keys = unpack_keys(arrays)
+        entries = Entries(catalogue.codebook_sizes, **table, keys=keys)
+        if arrays or not entries.is_sound():
+            raise ValueError("the arrays are no table of a catalogue")
         catalogue._entries = entries
         return catalogue
+
+    def _check_values(self) -> None:
+        """Check what is no array."""
+        if self.method not in ("suffix", "reassign"):
+            raise ValueError(
+                f"method={self.method!r} should be 'suffix' or 'reassign'. Make the "
+                "catalogue anew."
+            )
+        if not 0 <= self.tolerance < np.inf:
+            raise ValueError(
+                f"tolerance={self.tolerance} should be finite and >= 0. Set it."
+            )
+        if self.origin.ndim != 1 or not len(self.origin):
+            raise ValueError(
+                f"origin has shape={self.origin.shape}, which should be one-dimensional"
+                ". Set one value per feature, or one."
+            )
+        if not np.isfinite(self.origin).all():
+            raise ValueError("origin has NaN or infinite values. Set finite ones.")
+        if not isinstance(self.fingerprint, str | None):
+            raise TypeError(
+                f"fingerprint={self.fingerprint!r} should be a string or None. Set "
+                "fingerprint_ of an estimator."
+            )
+        if max(self.codebook_sizes) > np.iinfo(np.int32).max:
+            raise ValueError(
+                f"codebook_sizes={self.codebook_sizes} should be below 2^31."
+            )
 
     def _check(
         self,
@@ -711,10 +754,3 @@ class Catalogue:
             taken=taken if given is None else np.concatenate([taken, given]),
             keys=keys if keys is not None and has_stable_hash(keys) else None,
         )
-
-
-def _no_catalogue(path: str | PathLike) -> ValueError:
-    return ValueError(
-        f"path={str(path)!r} should hold the arrays of a catalogue, and does not. Save "
-        "the catalogue again."
-    )

@@ -75,6 +75,8 @@ def check_rows(estimator: Any, X: Any, *, reset: bool) -> np.ndarray | Converted
 
     Raises
     ------
+    TypeError
+        If an engine holds the rows.
     ValueError
         If rows are no matrix of numbers, or a value is not finite, which is named.
     """
@@ -82,6 +84,7 @@ def check_rows(estimator: Any, X: Any, *, reset: bool) -> np.ndarray | Converted
         # Of an estimator that has this one as a part.
         validate_data(estimator, X, reset=reset, skip_check_array=True)
         return X
+    _refuse_collections(X)
     _refuse_masked(X, "X")
     X = validate_data(
         estimator, X, reset=reset, dtype="numeric", ensure_all_finite=False
@@ -107,6 +110,17 @@ def check_matrix(X: Any, name: str = "X", **params: int) -> np.ndarray:
     )
     _check_dtype(X, name)
     return check_array(X, dtype=[np.float64, np.float32], input_name=name, **params)
+
+
+def _refuse_collections(X: Any) -> None:
+    """Refuse rows that an engine holds, and say which estimator takes them."""
+    engines = {"dask": "dask.DaskRQKMeans", "pyspark": "spark.SparkRQKMeans"}
+    package = type(X).__module__.partition(".")[0].removesuffix("_expr")
+    if package in engines:
+        raise TypeError(
+            f"X is a {type(X).__name__} of {package}, which should be in memory. Use "
+            f"sk_rqkplus.distributed.{engines[package]}, or collect the rows."
+        )
 
 
 def _check_dtype(X: np.ndarray, name: str) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 from sk_rqkplus._extras import require
 
+BUFFER_BYTES = 2**22
+
 
 @contextmanager
 def open_parquet(path: str | PathLike) -> Iterator[Any]:
@@ -34,28 +36,9 @@ def open_parquet(path: str | PathLike) -> Iterator[Any]:
     parquet = require("pyarrow.parquet", extra="parquet")
     with pa.OSFile(fspath(path)) as source:
         try:
-            yield parquet.ParquetFile(source)
+            # Or else a column of a row group is read as a whole.
+            yield parquet.ParquetFile(
+                source, buffer_size=BUFFER_BYTES, pre_buffer=False
+            )
         except (pa.ArrowException, OSError) as error:
             raise ValueError(f"{path} should be a Parquet file: {error}") from error
-
-
-def list_value(kind: Any) -> Any | None:
-    """Type of the values of a type of lists, or None if it is no such type.
-
-    Parameters
-    ----------
-    kind : pyarrow.DataType
-        Type of a column.
-
-    Returns
-    -------
-    value : pyarrow.DataType or None
-        Type of what its lists hold.
-    """
-    types = require("pyarrow", extra="parquet").types
-    is_list = (
-        types.is_list(kind)
-        or types.is_large_list(kind)
-        or types.is_fixed_size_list(kind)
-    )
-    return kind.value_type if is_list else None

@@ -184,6 +184,7 @@ class RQKMeans(BaseQuantizer):
     array([ 0.,  1., 10., 11.])
     """
 
+    _fitted_attributes = (*BaseQuantizer._fitted_attributes, "duality_gap_")
     _parameter_constraints: dict = {
         **BaseQuantizer._parameter_constraints,
         "balance_tol": [NON_NEGATIVE],

@@ -268,6 +268,8 @@ class RQKMeansPlus(BaseAutoencoder):
     (200, 3)
     """
 
+    _parts = (RQKMeans,)
+    _fitted_attributes = (*BaseAutoencoder._fitted_attributes, "rqkmeans_")
     _parameter_constraints: dict = {
         **BaseAutoencoder._parameter_constraints,
         "decoder": [StrOptions({"residual", "mlp"})],
@@ -378,10 +380,10 @@ class RQKMeansPlus(BaseAutoencoder):
         self.random_state = random_state
         self.verbose = verbose
 
-    def _networks(self, n_features, generator):
+    def _networks(self, n_features, generator, device="cpu"):
         """Encoder and decoder, weights not set."""
         sizes = [n_features, *self.hidden_layer_sizes, n_features]
-        options = self._network_options(generator)
+        options = self._network_options(generator, device)
         kind = ResidualMLP if self.decoder == "residual" else MLP
         return ResidualMLP(sizes, **options), kind(sizes[::-1], **options)
 

@@ -331,10 +331,10 @@ class RQVAE(BaseAutoencoder):
         """The latent space has an origin of its own."""
         return 0.0
 
-    def _networks(self, n_features, generator):
+    def _networks(self, n_features, generator, device="cpu"):
         """Encoder and decoder, weights not set."""
         sizes = [n_features, *self.hidden_layer_sizes, self.latent_dim]
-        options = self._network_options(generator)
+        options = self._network_options(generator, device)
         return MLP(sizes, **options), MLP(sizes[::-1], **options)
 
     def _start(self, X, sizes, rng):

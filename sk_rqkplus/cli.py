@@ -15,7 +15,7 @@ from sk_rqkplus._layout import SUFFIXES
 from sk_rqkplus._template import PUBLISHED
 
 ERRORS = (ValueError, TypeError, OSError, EOFError, ImportError, MemoryError)
-MODEL_HELP = "directory that fit wrote; loading runs code, so trust its origin"
+MODEL_HELP = "directory that fit wrote"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -126,13 +126,42 @@ def _add_encode(commands: Any) -> None:
         commands,
         _commands.encode,
         "Write the IDs of items. IDs of items that the model does not know are "
-        "provisional: extend registers them.",
+        "provisional: extend registers them. Of a folder of Parquet files, write the "
+        "codes, a file at a time.",
         "items.npy --model model --out index.json",
     )
     _add_embeddings(command)
-    command.add_argument("--model", type=Path, required=True, help=MODEL_HELP)
+    _add_model(command)
     _add_out(command)
     _add_force(command, "the output")
+    _add_shards(command)
+
+
+def _add_shards(command: argparse.ArgumentParser) -> None:
+    """Options of a table of many files."""
+    group = command.add_argument_group(
+        "embeddings that are a folder of Parquet files, as is the output then"
+    )
+    group.add_argument(
+        "--resume", action="store_true", help="go on with what a run before this began"
+    )
+    group.add_argument(
+        "--keep",
+        type=lambda text: text.split(","),
+        metavar="COLUMNS",
+        help="columns to write beside the codes (default: that of --item-ids)",
+    )
+    group.add_argument(
+        "--ids",
+        type=Path,
+        metavar="DIRECTORY",
+        help="catalogue of unique IDs to append the items to, or to make",
+    )
+    group.add_argument(
+        "--order",
+        metavar="COLUMN",
+        help="numbers by which items get their IDs, the largest first",
+    )
 
 
 def _add_extend(commands: Any) -> None:
@@ -145,7 +174,7 @@ def _add_extend(commands: Any) -> None:
         "new.parquet --column embedding --model model --out new-ids.parquet",
     )
     _add_embeddings(command)
-    command.add_argument("--model", type=Path, required=True, help=MODEL_HELP)
+    _add_model(command)
     _add_out(command)
     _add_force(command, "the output")
 
@@ -169,6 +198,7 @@ def _add_export(commands: Any) -> None:
         type=_value,
         help="of IDs that come from a file, for the formats token-ids and vocabulary",
     )
+    _add_allow_pickle(command)
     _add_layout(command, "source-", "tokens of a source that is an index.json")
     _add_n_levels(command)
 
@@ -188,6 +218,7 @@ def _add_compare(commands: Any) -> None:
             help="directory that fit wrote, or IDs: .npy, .parquet, .jsonl, index.json",
         )
     _add_json(command)
+    _add_allow_pickle(command)
     _add_layout(command, "", "tokens, where a side is an index.json")
     _add_n_levels(command)
 
@@ -200,7 +231,7 @@ def _add_report(commands: Any) -> None:
         "items.npy --model model --titles titles.json --out report.html",
     )
     _add_embeddings(command, item_ids=False)
-    command.add_argument("--model", type=Path, required=True, help=MODEL_HELP)
+    _add_model(command)
     command.add_argument(
         "--titles", type=Path, help="JSON list of strings, or a text of one line each"
     )
@@ -268,6 +299,19 @@ def _add_embeddings(command: argparse.ArgumentParser, item_ids: bool = True) -> 
             metavar="COLUMN",
             help="column of a .parquet: keys of the items",
         )
+
+
+def _add_model(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--model", type=Path, required=True, help=MODEL_HELP)
+    _add_allow_pickle(command)
+
+
+def _add_allow_pickle(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--allow-pickle",
+        action="store_true",
+        help="load a model.joblib, such as a pipeline, which may run any code",
+    )
 
 
 def _add_out(command: argparse.ArgumentParser) -> None:

@@ -3,6 +3,7 @@
 import pickle
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -63,6 +64,9 @@ def ways(rq, X, seed):
     yield "float64", encode(rq, X.astype(np.float64))
     yield "lists", encode(rq, X.tolist())
     yield "pickle", encode(pickle.loads(pickle.dumps(rq)), X)
+    with tempfile.TemporaryDirectory() as folder:
+        rq.save(folder)
+        yield "save and load", encode(RQKMeans.load(folder), X)
 
 
 def test_the_way_rows_come_in_changes_nothing(rounds, figure, two_threads):
@@ -80,7 +84,7 @@ def test_the_way_rows_come_in_changes_nothing(rounds, figure, two_threads):
     figure(
         "determinism: rows",
         f"0 of {n_seeds} x {n_rows:,} rows differ over 3 thread counts, a permutation, "
-        "5 batch sizes, Fortran order, strides, float64, lists and pickle",
+        "5 batch sizes, Fortran order, strides, float64, lists, pickle, save and load",
     )
 
 
