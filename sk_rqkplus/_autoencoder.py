@@ -30,8 +30,9 @@ from sk_rqkplus._callbacks import (
 from sk_rqkplus._checkpoints import Checkpoints, Snapshot, read_checkpoint
 from sk_rqkplus._compat import Interval, StrOptions, _fit_context
 from sk_rqkplus._extras import require
+from sk_rqkplus._groups import as_array
 from sk_rqkplus._journal import NO_JOURNAL, keep_journal
-from sk_rqkplus._lloyd import balance_prices, count_distinct
+from sk_rqkplus._lloyd import balance_prices, bytes_to_fit, count_distinct
 from sk_rqkplus._nearest import Codewords
 from sk_rqkplus._networks import ResidualQuantizer, RQVAEModule, VectorQuantizer
 from sk_rqkplus._progress import progress
@@ -170,6 +171,7 @@ class BaseAutoencoder(BaseQuantizer):
             X = self._validate(X, reset=True)
             sizes = self._resolve_sizes()
             self._resolve_network(len(sizes))
+            self._check_memory(X, self._bytes_to_fit(X, sizes))
             self._forget_rows()
             journal, rng = stack.enter_context(self._keep_journal(X))
 
@@ -339,7 +341,7 @@ class BaseAutoencoder(BaseQuantizer):
                 f"net_params={self.net_params!r} should not have {taken}, which the "
                 "estimator sets itself. Use its own parameters."
             )
-        epsilon = np.asarray(self.sinkhorn_epsilon, dtype=float)
+        epsilon = as_array(self.sinkhorn_epsilon, "sinkhorn_epsilon", float)
         if epsilon.shape not in ((), (n_levels,)) or not (epsilon >= 0).all():
             raise ValueError(
                 f"sinkhorn_epsilon={self.sinkhorn_epsilon!r} should be >= 0, one value "
@@ -355,6 +357,26 @@ class BaseAutoencoder(BaseQuantizer):
         may_rise = {"max_epochs": self.lr_schedule == "constant"}
         table = Table(X, self._resolve_device())
         return keep_journal(self, table, may_rise=may_rise)
+
+    def _bytes_to_fit(self, X, sizes):
+        """Memory that a fit takes at its peak, about: of its start, or of its prices.
+
+        Rows that are parted into fitted and held out ones are copied.
+        """
+        n_samples, n_features = X.shape
+        n_rows = min(n_samples, PRICE_ROWS)
+        balanced = len(self._balanced_levels()) > 0
+        prices = bytes_to_fit(
+            n_samples, n_features, max(sizes), n_fit=n_rows, balanced=balanced
+        )
+        copies = 0 if self.validation_fraction is None else X.size * X.dtype.itemsize
+        # Latents in float64 stand beside the residuals.
+        latents = 8 * n_rows * n_features
+        return copies + max(prices + latents, self._bytes_to_start(X, sizes))
+
+    def _bytes_to_start(self, X, sizes):
+        """Memory of what comes before the training."""
+        return 0
 
     def _hold_out(self, X, rng):
         """Part the rows into those to learn from and those to judge by."""

@@ -14,6 +14,9 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from sk_rqkplus._balance import (
+    CACHED_SCORES,
+    CACHED_SCORES_OF_A_FILE,
+    MOST_MOVABLE,
     Scores,
     Selection,
     capacities,
@@ -24,7 +27,7 @@ from sk_rqkplus._journal import NO_JOURNAL, Journal
 from sk_rqkplus._nearest import Codewords, nearest
 from sk_rqkplus._points import Points
 from sk_rqkplus._residual import Leftover
-from sk_rqkplus._threads import join_chunks, one_thread
+from sk_rqkplus._threads import join_chunks, n_workers, one_thread
 
 CHUNK_ROWS = 16_384
 # Members are added in float32 in runs of so many, and the runs in float64.
@@ -39,6 +42,61 @@ BASIS_ROWS = 4096
 BALANCED_ITERATIONS, BALANCED_ROWS, MOST_BALANCED_ROWS = 8, 64, 512
 # One of so many rows, or fewer, are gathered in memory: blocks would have few of them.
 SPARSE = 64
+# Bytes of codes, IDs, catalogue and what they are sorted with, per row.
+ROW_BYTES = 100
+
+
+def bytes_to_fit(
+    n_rows: int,
+    n_features: int,
+    n_codewords: int,
+    *,
+    n_fit: int,
+    n_made: int = 0,
+    balanced: bool = True,
+) -> int:
+    """Memory that a fit allocates at its peak, within a factor of about 1.5.
+
+    Residuals in float32; of a balanced level the table of scores, which is kept unless
+    it is large, and that of the rows that may move in the end; and chunks that threads
+    work on, of which allocators hold on to several. Weights are from measured peaks.
+
+    Parameters
+    ----------
+    n_rows : int
+        Rows to encode.
+
+    n_features : int
+        Their values.
+
+    n_codewords : int
+        Size of the largest codebook.
+
+    n_fit : int
+        Rows that are drawn to fit on; if fewer, residuals of all are not kept.
+
+    n_made : int, default=0
+        Rows that are made from these.
+
+    balanced : bool, default=True
+        Whether a level is.
+
+    Returns
+    -------
+    n_bytes : int
+        What the rows themselves take is not part of it.
+    """
+    kept, tables = n_fit + 3 * n_made, 0.0
+    n_seen = n_made or n_fit
+    if balanced:
+        n_few = min(n_seen, MOST_BALANCED_ROWS * n_codewords)
+        kept += n_few if n_few < n_seen else 0
+        most = CACHED_SCORES if n_fit == n_rows else CACHED_SCORES_OF_A_FILE
+        sizes = (n_few * n_codewords, CACHED_SCORES), (n_rows * n_codewords, most)
+        scores = max(size if size <= limit else 0 for size, limit in sizes)
+        tables = 4.4 * scores + 8 * min(n_rows * n_codewords, MOST_MOVABLE)
+    chunks = (3 * n_workers() + 18) * min(n_seen, CHUNK_ROWS)
+    return int(4 * (kept + chunks) * n_features + tables + ROW_BYTES * n_rows)
 
 
 @dataclass

@@ -1,6 +1,5 @@
 """RQKMeans: residual k-means codebooks."""
 
-import warnings
 from functools import partial
 from numbers import Integral
 from os import PathLike
@@ -23,6 +22,7 @@ from sk_rqkplus._lloyd import (
     BALANCED_ITERATIONS,
     Level,
     balance_prices,
+    bytes_to_fit,
     count_distinct,
     fit_codebook,
 )
@@ -31,6 +31,7 @@ from sk_rqkplus._progress import progress
 from sk_rqkplus._residual import Leftover, power_of_two
 from sk_rqkplus._table import Table
 from sk_rqkplus._threads import one_thread
+from sk_rqkplus._warn import warn
 
 # Weight of the codewords as they are in a joint refinement, in rows: with fewer the
 # refinement learns the rows by heart, with more it moves little.
@@ -110,6 +111,11 @@ class RQKMeans(BaseQuantizer):
         Go on from what is in ``checkpoint_dir``, to the codebooks that the fit would
         have had without a break, bit for bit on one kind of CPU. An empty directory
         starts a fit, and so does False, which gives up what is there.
+
+    nan_policy : {"raise", "zero"}, default="raise"
+        What NaN and infinity in ``X`` are: an error that names the first of them, or 0
+        with a warning that counts them, as published. Rows are converted as they are
+        read, so that this copies no file either.
 
     device : str or torch.device, default="auto"
         Where to compute: "cpu", "cuda", or "auto" for a GPU where there is one.
@@ -223,6 +229,7 @@ class RQKMeans(BaseQuantizer):
         store_catalogue=True,
         checkpoint_dir=None,
         resume=False,
+        nan_policy="raise",
         device="auto",
         random_state=None,
         verbose=0,
@@ -242,6 +249,7 @@ class RQKMeans(BaseQuantizer):
         self.store_catalogue = store_catalogue
         self.checkpoint_dir = checkpoint_dir
         self.resume = resume
+        self.nan_policy = nan_policy
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
@@ -273,10 +281,27 @@ class RQKMeans(BaseQuantizer):
         """
         with self._all_or_nothing(), one_thread():
             X = self._validate(X, reset=True)
+            self._check_memory(X, self._bytes_to_fit(X))
             left = self._fit_table(Table(X, self._resolve_device()))
             codes = left.codes if self.beam_size == 1 else self._encode(X)
             self._publish(X, codes)
         return self
+
+    def _bytes_to_fit(self, X):
+        """Memory that a fit takes at its peak, about."""
+        sizes = self._resolve_sizes()
+        balanced = any(self._resolve_balance(len(sizes)))
+        n_samples, n_features = X.shape
+        n_fit = min(n_samples, self.max_samples or n_samples)
+        n_made = resolve_augment(self.augment, partial(min, n_fit), max(sizes))
+        return bytes_to_fit(
+            n_samples,
+            n_features,
+            max(sizes),
+            n_fit=n_fit,
+            n_made=n_made,
+            balanced=balanced,
+        )
 
     def _fit_table(self, table):
         """Codebooks and prices from rows, wherever these are; all but their IDs."""
@@ -334,7 +359,10 @@ class RQKMeans(BaseQuantizer):
     def _fit_levels(self, sample, left, sizes, balanced, rng, journal):
         """Fit level after level on the sample; all rows follow in ``left``."""
         levels = []
-        n_steps = [self.max_iter + BALANCED_ITERATIONS * flag for flag in balanced]
+        n_steps = [
+            self.n_init * self.max_iter + BALANCED_ITERATIONS * flag
+            for flag in balanced
+        ]
         with progress(self, sum(n_steps), "iteration") as tick:
             for number, (size, flag) in enumerate(zip(sizes, balanced, strict=True)):
                 part = journal.part(f"level {number}")
@@ -346,14 +374,18 @@ class RQKMeans(BaseQuantizer):
                     sample.advance(words)
                 levels.append(level)
         found = [len(level.codebook) for level in levels]
-        warn_of_fewer(sizes, found, stacklevel=6)
+        warn_of_fewer(sizes, found)
         return levels
 
     def _fit_level(self, sample, left, size, number, rng, flag, tick, journal):
         """Fit one level on the sample, and balance it on all rows."""
+        n_codewords = count_distinct(left, size)
+        if sample is not left:
+            # A few rows of many may have fewer different ones.
+            n_codewords = count_distinct(sample, n_codewords)
         level = fit_codebook(
             sample.points,
-            count_distinct(left, size),
+            n_codewords,
             rng,
             init=self.init,
             n_init=self.n_init,
@@ -410,10 +442,9 @@ class RQKMeans(BaseQuantizer):
         level.gap = balance.gap / max(level.inertia, 1e-300)
         if balance.crowd > CROWD:
             _, upper = capacities(len(left), len(level.codebook), self.balance_tol)
-            warnings.warn(
+            warn(
                 f"level {number} cannot be balanced: {balance.crowd:.0%} of its rows "
                 f"have more than {upper} copies, the most that one codeword may take. "
-                "Remove duplicates, lower codebook_sizes or use balance='none'.",
-                stacklevel=8,
+                "Remove duplicates, lower codebook_sizes or use balance='none'."
             )
         return level

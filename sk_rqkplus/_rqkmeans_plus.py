@@ -176,6 +176,11 @@ class RQKMeansPlus(BaseAutoencoder):
         Remember the fitted rows (28 bytes each), so that :meth:`predict` recognises
         them. Without it IDs are unique within a call only.
 
+    nan_policy : {"raise", "zero"}, default="raise"
+        What NaN and infinity in ``X`` are: an error that names the first of them, or 0
+        with a warning that counts them, as published. Rows are converted as they are
+        read, so that this copies no file either.
+
     device : str or torch.device, default="auto"
         Where to compute: "cpu", "cuda", or "auto" for a GPU where there is one.
 
@@ -336,6 +341,7 @@ class RQKMeansPlus(BaseAutoencoder):
         accelerate=False,
         dedup="reassign",
         store_catalogue=True,
+        nan_policy="raise",
         device="auto",
         random_state=None,
         verbose=0,
@@ -379,6 +385,7 @@ class RQKMeansPlus(BaseAutoencoder):
         self.accelerate = accelerate
         self.dedup = dedup
         self.store_catalogue = store_catalogue
+        self.nan_policy = nan_policy
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
@@ -402,20 +409,38 @@ class RQKMeansPlus(BaseAutoencoder):
         super()._take_over(*args)
         self.rqkmeans_ = None
 
+    def _first_stage(self, sizes):
+        """The first stage, not fitted."""
+        template = self.rqkmeans
+        if template is None:
+            template = RQKMeans(
+                balance=self.balance,
+                dedup="suffix",
+                store_catalogue=False,
+                nan_policy=self.nan_policy,
+                device=self.device,
+                verbose=self.verbose,
+            )
+        if isinstance(template, type):
+            raise TypeError(
+                f"rqkmeans={template.__name__} should be an estimator, not a class. "
+                "Give an instance."
+            )
+        return clone(template).set_params(codebook_sizes=tuple(sizes))
+
+    def _bytes_to_start(self, X, sizes):
+        """Memory of the first stage, where it is fitted."""
+        first = self._first_stage(sizes)
+        if self.codebooks is not None or not isinstance(first, RQKMeans):
+            return 0
+        first._validate_params()
+        return first._bytes_to_fit(X)
+
     def _warm_start(self, X, sizes, rng, journal):
         """Codebooks and prices of the first stage."""
         first = self.codebooks
         if first is None:
-            template = self.rqkmeans
-            if template is None:
-                template = RQKMeans(
-                    balance=self.balance,
-                    dedup="suffix",
-                    store_catalogue=False,
-                    device=self.device,
-                    verbose=self.verbose,
-                )
-            template = clone(template).set_params(codebook_sizes=tuple(sizes))
+            template = self._first_stage(sizes)
             seed = rng.randint(2**31 - 1)
             if template.random_state is None:
                 template.set_params(random_state=seed)

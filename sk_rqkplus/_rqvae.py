@@ -148,6 +148,11 @@ class RQVAE(BaseAutoencoder):
         Remember the fitted rows (28 bytes each), so that :meth:`predict` recognises
         them. Without it IDs are unique within a call only.
 
+    nan_policy : {"raise", "zero"}, default="raise"
+        What NaN and infinity in ``X`` are: an error that names the first of them, or 0
+        with a warning that counts them, as published. Rows are converted as they are
+        read, so that this copies no file either.
+
     device : str or torch.device, default="auto"
         Where to compute: "cpu", "cuda", or "auto" for a GPU where there is one.
 
@@ -279,6 +284,7 @@ class RQVAE(BaseAutoencoder):
         accelerate=False,
         dedup="reassign",
         store_catalogue=True,
+        nan_policy="raise",
         device="auto",
         random_state=None,
         verbose=0,
@@ -320,6 +326,7 @@ class RQVAE(BaseAutoencoder):
         self.accelerate = accelerate
         self.dedup = dedup
         self.store_catalogue = store_catalogue
+        self.nan_policy = nan_policy
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
@@ -368,5 +375,5 @@ class RQVAE(BaseAutoencoder):
             left.advance(words)
         encoder.cpu().float().train()
         books = [words.codebook.cpu().numpy() * scale for words in left.levels]
-        warn_of_fewer(sizes, [len(book) for book in books], stacklevel=6)
+        warn_of_fewer(sizes, [len(book) for book in books])
         return [book.astype(np.float32) for book in books]

@@ -53,6 +53,7 @@ LAYERS = [
         "_extras",
         "_files",
         "_groups",
+        "_memory",
         "_pairs",
         "_pipelines",
         "_template",
@@ -61,8 +62,9 @@ LAYERS = [
         "_threads",
         "_titles",
         "_version",
+        "_warn",
     },
-    {"_advice", "_prefixes", "_treemap"},
+    {"_advice", "_inputs", "_prefixes", "_treemap"},
     {"_neighbours", "_prefix_tree"},
     {
         "_nearest",
@@ -180,7 +182,7 @@ def test_fitted_state_is_numpy_and_plain_python(estimator):
         if isinstance(value, list | tuple):
             return all(map(plain, value))
         if hasattr(value, "__dict__"):
-            return plain(vars(value))
+            return plain(value.__getstate__())
         return value is None or isinstance(
             value, np.ndarray | np.generic | str | int | float
         )
