@@ -243,6 +243,7 @@ def test_conventions(in_threads, rows):
     [
         ({}, np.ones((4, 2)), "should be a Dask array or dataframe"),
         ({}, da.ones((0, 2)), "n_samples=0"),
+        ({}, da.ones((4, 0)), "n_features=0"),
         ({}, da.ones(4), "has 1 dimensions"),
         ({}, da.ones((4, 2)).astype(str), "should be numbers"),
         ({"max_iter": 0}, da.ones((4, 2)), "max_iter"),

@@ -40,7 +40,7 @@ class PickledEngine:
 @pytest.fixture(scope="module")
 def rows():
     """Several blocks of rows, the last of which is short."""
-    X = make_catalogue(5000, 20, branching=(8, 8), random_state=0).data
+    X = make_catalogue(3000, 20, branching=(8, 8), random_state=0).data
     return (X + 3).astype(np.float32)
 
 
