@@ -82,7 +82,7 @@ def fit_both(X, **params):
         {"augment": 3000},
         {"augment": "none", "init": "random", "n_init": 2},
         {"refine": 1},
-        {"refine": 2, "beam_size": 3, "max_samples": 3000, "balance": "all"},
+        {"refine": 2, "beam_size": 3, "max_samples": 1500, "balance": "all"},
         {"refine": 1, "beam_size": 2, "balance": "none"},
     ],
     ids=str,
@@ -105,11 +105,11 @@ def test_empty_codewords_get_the_same_rows(rows):
 
 def test_crowds_are_left_out_on_an_engine_too(rows):
     X = rows.copy()
-    X[100:4000:3] = X[0]
+    X[100:2500:3] = X[0]
     with pytest.warns(UserWarning, match="cannot be balanced"):
         fit_both(X, balance="all")
 
 
 def test_sparse_samples_are_gathered(rows):
-    X = np.tile(rows, (30, 1)) + np.arange(150_000, dtype=np.float32)[:, None] % 97
+    X = np.tile(rows, (50, 1)) + np.arange(150_000, dtype=np.float32)[:, None] % 97
     fit_both(X[:, :3], codebook_sizes=(2,), balance="all", augment="none")
