@@ -1,6 +1,5 @@
 """What all estimators share: from a fitted quantiser to codes, IDs and errors."""
 
-import warnings
 from contextlib import contextmanager
 from numbers import Integral, Real
 
@@ -11,17 +10,20 @@ from sklearn.base import (
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
 )
-from sklearn.utils.validation import check_array, check_is_fitted, validate_data
+from sklearn.utils.validation import check_array, check_is_fitted
 
 from sk_rqkplus._balance import fixed_point_distances
 from sk_rqkplus._codebook_files import write_codebooks
 from sk_rqkplus._compat import CallbackSupportMixin, Interval, StrOptions
 from sk_rqkplus._deduplicate import LastDistances
+from sk_rqkplus._inputs import check_rows
+from sk_rqkplus._memory import check_memory
 from sk_rqkplus._persistence import VERSION, read_model, write_model
 from sk_rqkplus._residual import centred, decode, encode
 from sk_rqkplus._store import digest
 from sk_rqkplus._table import column_means
 from sk_rqkplus._version import stamped, unstamped
+from sk_rqkplus._warn import warn
 from sk_rqkplus.ids import Catalogue, deduplicate, sketch
 
 CHUNK_ROWS = 16_384
@@ -30,39 +32,18 @@ CHUNK_ROWS = 16_384
 SKETCH_TOLERANCE = 1e-5
 
 
-def refuse_collections(X) -> None:
-    """Refuse rows that an engine holds, and say which estimator takes them.
-
-    Parameters
-    ----------
-    X : object
-        What the caller gave.
-    """
-    engines = {"dask": "dask.DaskRQKMeans", "pyspark": "spark.SparkRQKMeans"}
-    package = type(X).__module__.partition(".")[0].removesuffix("_expr")
-    if package in engines:
-        raise TypeError(
-            f"X is a {type(X).__name__} of {package}, which should be in memory. Use "
-            f"sk_rqkplus.distributed.{engines[package]}, or collect the rows."
-        )
-
-
-def warn_of_fewer(wanted, found, *, stacklevel: int) -> None:
+def warn_of_fewer(wanted, found) -> None:
     """Warn where codebooks became smaller than they should be.
 
     Parameters
     ----------
     wanted, found : sequence of int
         Sizes of the codebooks.
-
-    stacklevel : int
-        Where the warning points, from here.
     """
     if tuple(found) != tuple(wanted):
-        warnings.warn(
+        warn(
             f"codebook_sizes={tuple(wanted)} became {tuple(found)}: a level had fewer "
-            "distinct rows than codewords. Lower codebook_sizes or fit on more rows.",
-            stacklevel=stacklevel,
+            "distinct rows than codewords. Lower codebook_sizes or fit on more rows."
         )
 
 
@@ -101,6 +82,7 @@ class BaseQuantizer(
         "balance": [StrOptions({"none", "last", "all"}), "array-like"],
         "dedup": [StrOptions({"reassign", "suffix"})],
         "store_catalogue": ["boolean"],
+        "nan_policy": [StrOptions({"raise", "zero"})],
         "device": [str, torch.device],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
@@ -376,10 +358,14 @@ class BaseQuantizer(
         return -self._reconstruction_error(X, self._encode(X))
 
     def _validate(self, X, *, reset=False):
-        refuse_collections(X)
         if not reset:
             check_is_fitted(self)
-        return validate_data(self, X, dtype=[np.float64, np.float32], reset=reset)
+        return check_rows(self, X, reset=reset)
+
+    def _check_memory(self, X, needed):
+        """Refuse a fit that needs more memory than there is, before it begins."""
+        advice = "Set max_samples, which fits on a part of the rows, or fit on fewer."
+        check_memory(needed, len(X), self._resolve_device(), advice)
 
     @contextmanager
     def _all_or_nothing(self):
@@ -596,6 +582,7 @@ class BaseQuantizer(
         tags = super().__sklearn_tags__()
         # Codes are integers whatever the dtype of X.
         tags.transformer_tags.preserves_dtype = []
+        tags.input_tags.allow_nan = self.nan_policy == "zero"
         return tags
 
 

@@ -1,15 +1,17 @@
 """The IDs that are given, and the items that have them."""
 
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import wraps
 from os import PathLike
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from sk_rqkplus._deduplicate import LastDistances, deduplicate
 from sk_rqkplus._entries import Entries
-from sk_rqkplus._groups import check_codes, pack_rows, rank_within
+from sk_rqkplus._groups import as_array, check_codes, pack_rows, rank_within
 from sk_rqkplus._keys import (
     KeyIndex,
     as_keys,
@@ -25,6 +27,18 @@ from sk_rqkplus._version import stamped, unstamped
 # Of the format, and what arrays and values of a damaged one raise.
 VERSION = 1
 ERRORS = (AttributeError, KeyError, OverflowError, TypeError, ValueError)
+Result = TypeVar("Result")
+
+
+def _one_at_a_time(method: Callable[..., Result]) -> Callable[..., Result]:
+    """Let a method of a catalogue see and leave a whole state, in any thread."""
+
+    @wraps(method)
+    def locked(self: "Catalogue", *args: Any, **kwargs: Any) -> Result:
+        with self._lock:
+            return method(self, *args, **kwargs)
+
+    return locked
 
 
 class Merge(NamedTuple):
@@ -55,7 +69,8 @@ class Catalogue:
     matrix product (a PCA, say) differs in the last bit from batch to batch. Rows that
     are equal are then told apart by their order of occurrence.
 
-    An ID once given never changes. Every method does all of its work or none.
+    An ID once given never changes. Every method does all of its work or none. Threads
+    may share a catalogue: one of them reads or writes it at a time.
 
     Parameters
     ----------
@@ -123,12 +138,13 @@ class Catalogue:
         origin: np.ndarray | float = 0.0,
         fingerprint: str | None = None,
     ):
-        self.codebook_sizes = tuple(int(size) for size in codebook_sizes)
-        if not self.codebook_sizes or min(self.codebook_sizes) < 1:
+        sizes = as_array(codebook_sizes, "codebook_sizes")
+        if sizes.ndim != 1 or sizes.dtype.kind not in "iu" or (sizes < 1).any():
             raise ValueError(
-                f"codebook_sizes={self.codebook_sizes} should be one or more integers "
+                f"codebook_sizes={codebook_sizes!r} should be one or more integers "
                 ">= 1. Give the number of codewords per level."
             )
+        self.codebook_sizes = tuple(sizes.tolist())
         self.method = method
         self.tolerance = float(tolerance)
         self.origin = np.atleast_1d(np.asarray(origin, dtype=np.float64))
@@ -140,10 +156,12 @@ class Catalogue:
         """Drop what can be made of the entries anew."""
         self._index = KeyIndex()
         self._places: tuple = (None, None)
+        # Locks belong to a process: they are no part of the state.
+        self._lock = threading.RLock()
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(vars(self))
-        del state["_index"], state["_places"]
+        del state["_index"], state["_places"], state["_lock"]
         return stamped(state)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -197,6 +215,7 @@ class Catalogue:
         """
         return sketch(X, self.origin)
 
+    @_one_at_a_time
     def lookup(
         self,
         codes: np.ndarray,
@@ -228,6 +247,7 @@ class Catalogue:
         """
         return self._identify(*self._check(codes, sketches, keys), distances)[0]
 
+    @_one_at_a_time
     def extend(
         self,
         codes: np.ndarray,
@@ -265,6 +285,7 @@ class Catalogue:
         self._add(ids, codes, sketches, checked, where=unknown)
         return ids
 
+    @_one_at_a_time
     def register(
         self,
         ids: np.ndarray,
@@ -314,6 +335,7 @@ class Catalogue:
                 )
         self._add(ids, codes, sketches, checked, where=slice(None))
 
+    @_one_at_a_time
     def set_keys(self, keys: Iterable) -> None:
         """Give keys to the items, once: they are known by their keys from then on.
 
@@ -350,7 +372,7 @@ class Catalogue:
         rows : ndarray of shape (n_ids,), int64
             Number of the item in the order of registration, -1 where there is none.
         """
-        ids = check_codes(ids)
+        ids = check_codes(ids, "ids")
         if ids.shape[1] != len(self.codebook_sizes) + 1:
             raise ValueError(
                 f"ids have {ids.shape[1]} columns, which should be "
@@ -388,6 +410,7 @@ class Catalogue:
             return rows[start[0] : stop[0]]
         return [rows[i:j] for i, j in zip(start.tolist(), stop.tolist(), strict=True)]
 
+    @_one_at_a_time
     def merge(
         self, other: "Catalogue", distances: LastDistances | None = None
     ) -> Merge:
@@ -417,8 +440,8 @@ class Catalogue:
             If the catalogues are of different models, or only one of them has keys.
         """
         self._check_same_model(other)
-        theirs, codes, sketches = other._entries.by_row()
-        keys = other._entries.keys
+        entries = other._entries
+        (theirs, codes, sketches), keys = entries.by_row(), entries.keys
         entry = self._recognise(codes, sketches, keys)
         unknown = entry < 0
         ids = theirs.copy()
@@ -569,7 +592,7 @@ class Catalogue:
         if sketches is None:
             # Equal to nothing, so that such rows are found by their keys only.
             sketches = np.full((len(codes), N_SKETCH), np.nan)
-        sketches = np.asarray(sketches, dtype=np.float32)
+        sketches = as_array(sketches, "sketches", np.float32)
         if sketches.shape != (len(codes), N_SKETCH):
             raise ValueError(
                 f"sketches have shape={sketches.shape}, which should be "
@@ -591,7 +614,7 @@ class Catalogue:
 
     def _check_ids(self, ids: np.ndarray) -> np.ndarray:
         """IDs that are free."""
-        ids = check_codes(ids)
+        ids = check_codes(ids, "ids")
         taken = self.find(ids) >= 0
         self._check_range(ids[:, :-1], "ids")
         if (ids[:, -1] < 0).any():

@@ -16,7 +16,7 @@ def as_keys(
     keys: Iterable, n_rows: int | None = None, *, name: str = "keys"
 ) -> np.ndarray:
     """Integers as an int64 array, anything else as an array of objects of one type."""
-    if isinstance(keys, str | bytes):
+    if isinstance(keys, str | bytes) or not isinstance(keys, Iterable):
         raise ValueError(f"{name}={keys!r} should be one key per row. Give a sequence.")
     array = np.asarray(keys) if hasattr(keys, "__array__") else _as_objects(keys)
     if array.ndim != 1:

@@ -53,6 +53,7 @@ LAYERS = [
         "_extras",
         "_files",
         "_groups",
+        "_memory",
         "_pairs",
         "_pipelines",
         "_template",
@@ -61,8 +62,9 @@ LAYERS = [
         "_threads",
         "_titles",
         "_version",
+        "_warn",
     },
-    {"_advice", "_prefixes", "_treemap"},
+    {"_advice", "_inputs", "_prefixes", "_treemap"},
     {"_neighbours", "_prefix_tree"},
     {
         "_nearest",
@@ -78,7 +80,16 @@ LAYERS = [
         "_store",
         "metrics",
     },
-    {"_beam", "_balance", "_deduplicate", "_entries", "_points", "_refine", "scorers"},
+    {
+        "_balance",
+        "_beam",
+        "_deduplicate",
+        "_entries",
+        "_journal",
+        "_points",
+        "_refine",
+        "scorers",
+    },
     {"_matrix_files", "_token_files", "_tokens", "_vocabulary"},
     {"_residual", "_catalogue", "_token_json", "_token_parquet", "_trie"},
     {"_lloyd", "_networks", "_callbacks", "_checkpoints", "_compare", "_table"},
@@ -86,6 +97,7 @@ LAYERS = [
     {"_fitted"},
     {"_persistence"},
     {"_base", "_training", "_published"},
+    {"_training_state"},
     {"_autoencoder"},
     {"_rqkmeans", "_rqvae"},
     {"_rqkmeans_plus"},
@@ -170,7 +182,7 @@ def test_fitted_state_is_numpy_and_plain_python(estimator):
         if isinstance(value, list | tuple):
             return all(map(plain, value))
         if hasattr(value, "__dict__"):
-            return plain(vars(value))
+            return plain(value.__getstate__())
         return value is None or isinstance(
             value, np.ndarray | np.generic | str | int | float
         )
