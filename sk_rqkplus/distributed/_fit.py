@@ -488,8 +488,11 @@ def fit_engine(estimator: RQKMeans, engine: Engine) -> RQKMeans:
             "on CPUs. Fit on a GPU with RQKMeans and max_samples."
         )
     table = EngineTable(engine)
-    if len(table) == 0:
-        raise ValueError("X has n_samples=0 rows, which should be >= 1. Give a table.")
+    if len(table) == 0 or engine.n_features == 0:
+        raise ValueError(
+            f"X has n_samples={len(table)} rows of n_features={engine.n_features}, "
+            "which should be >= 1. Give a table of embeddings."
+        )
     table.check()
     estimator.n_features_in_ = engine.n_features
     with one_thread():
