@@ -1,6 +1,7 @@
 """RQKMeansPlus: RQ-KMeans codebooks, fine-tuned inside a residual autoencoder."""
 
 from os import PathLike
+from pathlib import Path
 
 import numpy as np
 from sklearn.base import clone
@@ -138,11 +139,18 @@ class RQKMeansPlus(BaseAutoencoder):
         Stop after so many evaluations without a better one; None never stops early.
 
     checkpoint_dir : path-like, default=None
-        Directory for checkpoints: of the best reconstruction error, of the best
-        collision rate and of the last evaluations. See :meth:`restore`.
+        Directory of this fit alone. Every evaluation writes checkpoints: those of the
+        best reconstruction error, of the best collision rate and of the last
+        evaluations, see :meth:`restore`, and the state that ``resume`` goes on from.
 
     n_checkpoints : int, default=5
         How many of the last evaluations are kept there.
+
+    resume : bool, default=False
+        Go on from what is in ``checkpoint_dir``, the first stage included, to the model
+        that the fit would have had without a break, bit for bit on one kind of CPU with
+        ``random_state``. An empty directory starts a fit, and so does False, which
+        gives up what is there.
 
     callbacks : list of skorch.callbacks.Callback, default=None
         Further callbacks of the skorch net.
@@ -326,6 +334,7 @@ class RQKMeansPlus(BaseAutoencoder):
         patience=None,
         checkpoint_dir=None,
         n_checkpoints=5,
+        resume=False,
         callbacks=None,
         net_params=None,
         precision="auto",
@@ -369,6 +378,7 @@ class RQKMeansPlus(BaseAutoencoder):
         self.patience = patience
         self.checkpoint_dir = checkpoint_dir
         self.n_checkpoints = n_checkpoints
+        self.resume = resume
         self.callbacks = callbacks
         self.net_params = net_params
         self.precision = precision
@@ -387,9 +397,9 @@ class RQKMeansPlus(BaseAutoencoder):
         kind = ResidualMLP if self.decoder == "residual" else MLP
         return ResidualMLP(sizes, **options), kind(sizes[::-1], **options)
 
-    def _start(self, X, sizes, rng):
+    def _start(self, X, sizes, rng, journal):
         """Module of epoch 0, which is RQ-KMeans; sets ``mean_`` and ``rqkmeans_``."""
-        books, prices = self._warm_start(X, sizes, rng)
+        books, prices = self._warm_start(X, sizes, rng, journal)
         # Arrays and files are taken as they are, as published.
         self.unit_ = 1.0 if self.rqkmeans_ is None else self._resolve_unit(X)
         encoder, decoder = self._new_networks(X.shape[1], rng)
@@ -426,7 +436,7 @@ class RQKMeansPlus(BaseAutoencoder):
         first._validate_params()
         return first._bytes_to_fit(X)
 
-    def _warm_start(self, X, sizes, rng):
+    def _warm_start(self, X, sizes, rng, journal):
         """Codebooks and prices of the first stage."""
         first = self.codebooks
         if first is None:
@@ -434,7 +444,11 @@ class RQKMeansPlus(BaseAutoencoder):
             seed = rng.randint(2**31 - 1)
             if template.random_state is None:
                 template.set_params(random_state=seed)
+            folder = self._first_folder(template, journal)
+            template.set_params(**folder)
             first = check_memory(self.memory).cache(_fit_first_stage)(template, X)
+            if folder:
+                first.set_params(checkpoint_dir=None, resume=False)
         if hasattr(first, "fit"):
             self._check_first_stage(first, X, sizes)
             self.rqkmeans_, self.mean_ = first, first.mean_
@@ -444,6 +458,14 @@ class RQKMeansPlus(BaseAutoencoder):
             prices = [np.zeros(len(book)) for book in books]
             self.rqkmeans_, self.mean_ = None, np.zeros(X.shape[1], dtype=X.dtype)
         return books, prices
+
+    def _first_folder(self, template, journal):
+        """Parameters by which the first stage has a folder inside that of the fit."""
+        taken = template.get_params(deep=False).get("checkpoint_dir", self)
+        if journal.book is None or taken is not None:
+            return {}
+        folder = Path(self.checkpoint_dir) / "rqkmeans"
+        return {"checkpoint_dir": str(folder), "resume": journal.goes_on}
 
     def _check_first_stage(self, first, X, sizes):
         """Check that a fitted first stage suits the data."""

@@ -117,11 +117,17 @@ class RQVAE(BaseAutoencoder):
         Stop after so many evaluations without a better one; None never stops early.
 
     checkpoint_dir : path-like, default=None
-        Directory for checkpoints: of the best reconstruction error, of the best
-        collision rate and of the last evaluations. See :meth:`restore`.
+        Directory of this fit alone. Every evaluation writes checkpoints: those of the
+        best reconstruction error, of the best collision rate and of the last
+        evaluations, see :meth:`restore`, and the state that ``resume`` goes on from.
 
     n_checkpoints : int, default=5
         How many of the last evaluations are kept there.
+
+    resume : bool, default=False
+        Go on from what is in ``checkpoint_dir``, to the model that the fit would have
+        had without a break, bit for bit on one kind of CPU with ``random_state``. An
+        empty directory starts a fit, and so does False, which gives up what is there.
 
     callbacks : list of skorch.callbacks.Callback, default=None
         Further callbacks of the skorch net.
@@ -271,6 +277,7 @@ class RQVAE(BaseAutoencoder):
         patience=None,
         checkpoint_dir=None,
         n_checkpoints=5,
+        resume=False,
         callbacks=None,
         net_params=None,
         precision="auto",
@@ -312,6 +319,7 @@ class RQVAE(BaseAutoencoder):
         self.patience = patience
         self.checkpoint_dir = checkpoint_dir
         self.n_checkpoints = n_checkpoints
+        self.resume = resume
         self.callbacks = callbacks
         self.net_params = net_params
         self.precision = precision
@@ -337,7 +345,7 @@ class RQVAE(BaseAutoencoder):
         options = self._network_options(generator, device)
         return MLP(sizes, **options), MLP(sizes[::-1], **options)
 
-    def _start(self, X, sizes, rng):
+    def _start(self, X, sizes, rng, journal):
         """Module with random networks; sets ``mean_``."""
         self.mean_ = column_means(X).astype(X.dtype)
         self.unit_ = self._resolve_unit(X)

@@ -118,7 +118,7 @@ def _write(
             os.replace(scratch / part, folder / target)
             sync_folder(folder)
     finally:
-        _remove_left_behind(folder)
+        remove_left_behind(folder)
 
 
 def _checked(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -142,7 +142,7 @@ def _checked_size(manifest: bytes) -> bytes:
     return manifest
 
 
-def _remove_left_behind(folder: Path) -> None:
+def remove_left_behind(folder: Path) -> None:
     """Remove what the manifest, old or new, does not name."""
     kept = ""
     with suppress(OSError, ValueError, KeyError, TypeError):
@@ -158,7 +158,7 @@ def _remove_left_behind(folder: Path) -> None:
 
 
 @contextmanager
-def only_writer(folder: Path) -> Iterator[None]:
+def only_writer(folder: Path, name: str = "path") -> Iterator[None]:
     """Refuse to write at the same time as another, where the system has locks."""
     if fcntl is None:
         yield
@@ -170,8 +170,8 @@ def only_writer(folder: Path) -> Iterator[None]:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise ValueError(
-                    f"path={str(folder)!r} should be written by one process at a time. "
-                    "Save again when the other one is done."
+                    f"{name}={str(folder)!r} should be written by one process at a "
+                    "time. Try again when the other one is done."
                 ) from error
         yield
     finally:

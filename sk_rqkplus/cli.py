@@ -378,6 +378,15 @@ def _add_parameters(command, *estimators):
     for estimator in estimators:
         for name, default in estimator().get_params(deep=False).items():
             seen.setdefault(name, default)
+    # Said in the command that goes on, it needs no value.
+    seen.pop("resume", None)
+    group.add_argument(
+        "--resume",
+        dest="param_resume",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="go on from what is in --checkpoint-dir, if anything is",
+    )
     for name, default in seen.items():
         group.add_argument(
             f"--{name.replace('_', '-')}",

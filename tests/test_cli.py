@@ -107,7 +107,24 @@ def test_every_parameter_has_an_option(kind, capsys):
         cli.main(["fit", "--help"])
     shown = capsys.readouterr().out
     for name in kind().get_params(deep=False):
-        assert f"--{name.replace('_', '-')} VALUE" in shown
+        value = "" if name == "resume" else " VALUE"
+        assert f"--{name.replace('_', '-')}{value}" in shown
+
+
+def test_a_fit_goes_on_from_its_directory(files, monkeypatch, capsys):
+    options = ["--estimator", "rqkmeans", "--checkpoint-dir", str(files / "state")]
+    assert fit(files, *options, *SMALL, "--resume") == 0
+    wanted = joblib.load(files / "model" / "model.joblib")
+
+    def never(*args, **kwargs):
+        raise AssertionError("fitted again")
+
+    monkeypatch.setattr("sk_rqkplus._rqkmeans.fit_codebook", never)
+    assert fit(files, *options, *SMALL, "--resume", "--force") == 0
+    found = joblib.load(files / "model" / "model.joblib")
+    assert_array_equal(found.ids_, wanted.ids_)
+    assert fit(files, *options, *SMALL, "--resume", "--force", "--tol", "0.5") == 2
+    assert "has a fit with tol=0.001, which should equal" in capsys.readouterr().err
 
 
 def test_nothing_is_overwritten_without_force(files, capsys):
