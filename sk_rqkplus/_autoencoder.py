@@ -172,6 +172,7 @@ class BaseAutoencoder(BaseQuantizer):
             sizes = self._resolve_sizes()
             self._resolve_network(len(sizes))
             self._check_memory(X, self._bytes_to_fit(X, sizes))
+            self._tell_of_copies(X)
             self._forget_rows()
             journal, rng = stack.enter_context(self._keep_journal(X))
 

@@ -16,9 +16,11 @@ from sk_rqkplus._balance import fixed_point_distances
 from sk_rqkplus._codebook_files import write_codebooks
 from sk_rqkplus._compat import CallbackSupportMixin, Interval, StrOptions
 from sk_rqkplus._deduplicate import LastDistances
+from sk_rqkplus._duplicates import floor_of_copies
 from sk_rqkplus._inputs import check_rows
 from sk_rqkplus._memory import check_memory
 from sk_rqkplus._persistence import VERSION, read_model, write_model
+from sk_rqkplus._progress import tell
 from sk_rqkplus._residual import centred, decode, encode
 from sk_rqkplus._store import digest
 from sk_rqkplus._table import column_means
@@ -356,6 +358,11 @@ class BaseQuantizer(
         """
         X = self._validate(X)
         return -self._reconstruction_error(X, self._encode(X))
+
+    def _tell_of_copies(self, X):
+        """Say before a fit how many collisions no codebook can avoid."""
+        if self.verbose:
+            tell(str(floor_of_copies(X)))
 
     def _validate(self, X, *, reset=False):
         if not reset:

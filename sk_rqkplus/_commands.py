@@ -30,7 +30,7 @@ from sk_rqkplus._progress import is_watched, waiting
 from sk_rqkplus._table import column_means
 from sk_rqkplus._template import PUBLISHED
 from sk_rqkplus._token_files import check_item_ids
-from sk_rqkplus.ids import collision_floor, compare_ids
+from sk_rqkplus.ids import compare_ids
 from sk_rqkplus.tokens import write_index_json
 
 ESTIMATORS = {"rqkmeans": RQKMeans, "rqkmeans-plus": RQKMeansPlus, "rqvae": RQVAE}
@@ -83,7 +83,6 @@ def fit(args: Namespace) -> None:
             f"--item-ids {args.item_ids} should come with --store-catalogue True. "
             "Leave one of them out."
         )
-    print(collision_floor(X), flush=True)
     estimator.fit(X)
     if item_ids is not None:
         estimator.catalogue_.set_keys(item_ids)

@@ -111,7 +111,26 @@ def collision_floor(X: np.ndarray, eps: float = 0.0) -> CollisionFloor:
     >>> collision_floor([[0.0, 1.0], [2.0, 3.0], [2.0, 3.1]], eps=0.2).n_unavoidable
     1
     """
-    groups = duplicate_groups(X, eps)
+    return _floor(duplicate_groups(X, eps), float(eps))
+
+
+def floor_of_copies(X: np.ndarray) -> CollisionFloor:
+    """Count the collisions that are unavoidable because rows are copies.
+
+    Parameters
+    ----------
+    X : ndarray or ConvertedRows of shape (n_samples, n_features)
+        Rows that were checked before; only chunks of them are read.
+
+    Returns
+    -------
+    floor : CollisionFloor
+        ``collision_floor(X)``.
+    """
+    return _floor(_equal_rows(X), 0.0)
+
+
+def _floor(groups: np.ndarray, eps: float) -> CollisionFloor:
     sizes = np.unique(groups, return_counts=True)[1]
     n_unavoidable = len(groups) - len(sizes)
     return CollisionFloor(
@@ -120,7 +139,7 @@ def collision_floor(X: np.ndarray, eps: float = 0.0) -> CollisionFloor:
         n_unavoidable=n_unavoidable,
         rate=n_unavoidable / len(groups),
         largest_group=int(sizes.max()),
-        eps=float(eps),
+        eps=eps,
     )
 
 
@@ -168,7 +187,9 @@ def _equal_rows(X: np.ndarray) -> np.ndarray:
     """First row that every row equals, by a hash that is checked."""
     hashes = np.empty(len(X), dtype=np.uint64)
     rng = np.random.RandomState(0)
-    weights = rng.randint(2**64, size=X.shape[1] * X.itemsize // 4, dtype=np.uint64)
+    weights = rng.randint(
+        2**64, size=X.shape[1] * X.dtype.itemsize // 4, dtype=np.uint64
+    )
 
     def fill(chunk: slice) -> None:
         words = _positive_zeros(X[chunk]).view(np.uint32)

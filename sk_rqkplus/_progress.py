@@ -85,6 +85,17 @@ def delayed_bar(n_steps: int, unit: str, verbose: int) -> tqdm:
     )
 
 
+def tell(text: str) -> None:
+    """Write a line beside the bars of a fit.
+
+    Parameters
+    ----------
+    text : str
+        The line.
+    """
+    tqdm.write(text, file=sys.stderr)
+
+
 @contextmanager
 def waiting(what: str, verbose: int) -> Iterator[None]:
     """Show the time that passes while work without steps is done, after two seconds.

@@ -125,7 +125,8 @@ class RQKMeans(BaseQuantizer):
         threads. See :term:`Glossary <random_state>`.
 
     verbose : int, default=0
-        Show a progress bar.
+        Show a progress bar, and before it how many collisions are unavoidable because
+        rows are copies of others.
 
     Attributes
     ----------
@@ -282,6 +283,7 @@ class RQKMeans(BaseQuantizer):
         with self._all_or_nothing(), one_thread():
             X = self._validate(X, reset=True)
             self._check_memory(X, self._bytes_to_fit(X))
+            self._tell_of_copies(X)
             left = self._fit_table(Table(X, self._resolve_device()))
             codes = left.codes if self.beam_size == 1 else self._encode(X)
             self._publish(X, codes)

@@ -190,7 +190,8 @@ class RQKMeansPlus(BaseAutoencoder):
         See :term:`Glossary <random_state>`.
 
     verbose : int, default=0
-        Show a progress bar.
+        Show a progress bar, and before it how many collisions are unavoidable because
+        rows are copies of others.
 
     Attributes
     ----------
@@ -427,6 +428,12 @@ class RQKMeansPlus(BaseAutoencoder):
                 "Give an instance."
             )
         return clone(template).set_params(codebook_sizes=tuple(sizes))
+
+    def _tell_of_copies(self, X):
+        """Say it once: a first stage that is fitted may say it too."""
+        fitted = self.codebooks is None
+        if not (fitted and getattr(self._first_stage([]), "verbose", 0)):
+            super()._tell_of_copies(X)
 
     def _bytes_to_start(self, X, sizes):
         """Memory of the first stage, where it is fitted."""

@@ -162,7 +162,8 @@ class RQVAE(BaseAutoencoder):
         See :term:`Glossary <random_state>`.
 
     verbose : int, default=0
-        Show a progress bar.
+        Show a progress bar, and before it how many collisions are unavoidable because
+        rows are copies of others.
 
     Attributes
     ----------

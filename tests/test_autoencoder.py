@@ -10,7 +10,7 @@ from sklearn.cluster import KMeans
 from sklearn.model_selection import GridSearchCV
 from skorch.callbacks import Callback
 
-from sk_rqkplus import RQVAE, RQKMeans, RQKMeansPlus, metrics
+from sk_rqkplus import RQVAE, RQKMeans, RQKMeansPlus, ids, metrics
 from sk_rqkplus._callbacks import StopTraining
 from sk_rqkplus.scorers import neg_collision_rate
 
@@ -348,3 +348,23 @@ def test_clone_and_refit_give_the_same(X, fitted):
     again = clone(model).fit(X)
     assert again.history_ == model.history_
     assert_array_equal(again.ids_, model.ids_)
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        RQKMeans((4, 4), verbose=1),
+        RQKMeansPlus((4, 4), max_epochs=1, verbose=1),
+        RQKMeansPlus((4, 4), max_epochs=1, rqkmeans=RQKMeans(), verbose=1),
+        RQVAE((4, 4), latent_dim=3, max_epochs=1, verbose=1),
+    ],
+    ids=lambda estimator: type(estimator).__name__,
+)
+@pytest.mark.filterwarnings("ignore:no epoch had:UserWarning")
+def test_unavoidable_collisions_are_told_once(estimator, X, capsys):
+    floor = str(ids.collision_floor(np.concatenate([X, X[:30]]).astype(np.float16)))
+    estimator.fit(np.concatenate([X, X[:30]]).astype(np.float16))
+    told = capsys.readouterr().err
+    assert "30 of 630 rows" in floor
+    assert told.count(floor) == 1
+    assert told.index(floor) < told.index("100%")

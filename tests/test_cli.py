@@ -67,7 +67,7 @@ def test_fit_and_encode(X, files, capsys):
     ids = read_index_json(files / "index.json", n_levels=2, base=1)
     assert_array_equal(ids, RQKMeans((8, 8), random_state=0).fit(X).ids_)
     printed = capsys.readouterr()
-    assert printed.out.startswith("0 of 600 rows (0.00%) are copies of others: so many")
+    assert "0 of 600 rows (0.00%) are copies of others: so many" in printed.err
     assert "collision rate of the IDs     0.0%" in printed.out
     assert "RQKMeans: 100%" in printed.err
 
@@ -114,14 +114,14 @@ def test_every_parameter_has_an_option(kind, capsys):
 def test_a_fit_goes_on_from_its_directory(files, monkeypatch, capsys):
     options = ["--estimator", "rqkmeans", "--checkpoint-dir", str(files / "state")]
     assert fit(files, *options, *SMALL, "--resume") == 0
-    wanted = joblib.load(files / "model" / "model.joblib")
+    wanted = persistence.load(files / "model")
 
     def never(*args, **kwargs):
         raise AssertionError("fitted again")
 
     monkeypatch.setattr("sk_rqkplus._rqkmeans.fit_codebook", never)
     assert fit(files, *options, *SMALL, "--resume", "--force") == 0
-    found = joblib.load(files / "model" / "model.joblib")
+    found = persistence.load(files / "model")
     assert_array_equal(found.ids_, wanted.ids_)
     assert fit(files, *options, *SMALL, "--resume", "--force", "--tol", "0.5") == 2
     assert "has a fit with tol=0.001, which should equal" in capsys.readouterr().err
