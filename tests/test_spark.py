@@ -1,0 +1,221 @@
+"""Spark, for real: a local session of two cores."""
+
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from sklearn.decomposition import PCA
+from sklearn.pipeline import make_pipeline
+
+from sk_rqkplus import RQVAE, RQKMeans, RQKMeansPlus
+from sk_rqkplus.datasets import make_catalogue
+from sk_rqkplus.distributed.spark import encode_dataframe, identify_dataframe
+from sk_rqkplus.tokens import to_strings
+
+pyspark = pytest.importorskip("pyspark", reason="pyspark is not installed")
+# Workers import the package, and this file, from where this process did.
+PATHS = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
+
+
+@pytest.fixture(scope="module")
+def spark():
+    if shutil.which("java") is None and "JAVA_HOME" not in os.environ:
+        pytest.skip("Spark needs Java")
+    from pyspark.sql import SparkSession
+
+    before = {name: os.environ.get(name) for name in ("PYSPARK_PYTHON", "PYTHONPATH")}
+    os.environ["PYSPARK_PYTHON"] = sys.executable
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        [*PATHS, *filter(None, [before["PYTHONPATH"]])]
+    )
+    session = (
+        SparkSession.builder.master("local[2,4]")
+        .config("spark.ui.enabled", "false")
+        .config("spark.driver.bindAddress", "127.0.0.1")
+        .config("spark.driver.host", "127.0.0.1")
+        .config("spark.sql.shuffle.partitions", "4")
+        .config("spark.ui.showConsoleProgress", "false")
+        .config("spark.log.level", "OFF")
+        .getOrCreate()
+    )
+    yield session
+    session.stop()
+    for name, value in before.items():
+        if value is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = value
+
+
+@pytest.fixture(scope="module")
+def X():
+    """Rows of which some share a code."""
+    data = make_catalogue(900, 12, branching=(5, 5), random_state=1).data
+    return (data + 2).astype(np.float32)
+
+
+def table_of(X, keys=None, **columns):
+    keys = np.arange(len(X)) if keys is None else keys
+    value = pa.float32() if X.dtype == np.float32 else pa.float64()
+    lists = pa.array(list(X), type=pa.list_(value))
+    return pa.table({"item_id": keys, "embedding": lists, **columns})
+
+
+def frame(spark, X, partitions=3, seed=0, **columns):
+    """Shuffled rows of a DataFrame of some partitions."""
+    table = table_of(X, **columns)
+    order = np.random.default_rng(seed).permutation(len(X))
+    return spark.createDataFrame(table.take(order)).repartition(partitions)
+
+
+def by_key(df, column, key="item_id"):
+    """Column of a DataFrame in the order of the keys, as an array."""
+    return np.array(df.select(key, column).toArrow().sort_by(key)[column].to_pylist())
+
+
+@pytest.mark.parametrize("partitions", [1, 3, 8])
+def test_codes_are_those_of_one_machine(spark, X, partitions):
+    model = RQKMeans((8, 8, 8), random_state=0).fit(X)
+    df = frame(spark, X, partitions, title=[f"item {i}" for i in range(len(X))])
+    encoded = encode_dataframe(model, df).persist()
+    assert encoded.columns == [*df.columns, "codes", "tokens"]
+    np.testing.assert_array_equal(by_key(encoded, "codes"), model.codes_)
+    codes = np.hstack([model.codes_, np.zeros((len(X), 1), dtype=np.int32)])
+    assert by_key(encoded, "tokens").tolist() == to_strings(codes, suffix="never")
+    assert by_key(encoded, "title")[7] == "item 7"
+    np.testing.assert_array_equal(by_key(encoded, "embedding"), X)
+
+
+def models():
+    small = {"max_epochs": 2, "eval_every": 1, "random_state": 0}
+    yield RQKMeansPlus((6, 6), **small)
+    yield RQVAE((6, 6), latent_dim=4, **small)
+    yield make_pipeline(PCA(6, random_state=0), RQKMeans((6, 6), random_state=0))
+
+
+@pytest.mark.parametrize("model", [*models()], ids=lambda m: type(m).__name__)
+def test_every_model_encodes(spark, X, model):
+    model.fit(X)
+    encoded = encode_dataframe(model, frame(spark, X), tokens=False)
+    assert encoded.columns[-1] == "codes"
+    np.testing.assert_array_equal(by_key(encoded, "codes"), model.transform(X))
+
+
+@pytest.mark.parametrize("dedup", ["reassign", "suffix"])
+@pytest.mark.parametrize("partitions", [1, 3, 8])
+def test_ids_are_those_of_one_machine(spark, X, partitions, dedup):
+    model = RQKMeans((8, 8, 8), dedup=dedup, random_state=0).fit(X)
+    identified = identify_dataframe(model, frame(spark, X, partitions))
+    assert identified.columns == ["item_id", "embedding", "ids"]
+    np.testing.assert_array_equal(by_key(identified, "ids"), model.ids_)
+
+
+def test_one_level_has_one_group(spark, X):
+    model = RQKMeans((24,), random_state=0).fit(X[:20])
+    identified = identify_dataframe(model, frame(spark, X[:20]))
+    np.testing.assert_array_equal(by_key(identified, "ids"), model.ids_)
+
+
+def test_popular_items_get_small_suffixes(spark):
+    X = np.repeat(np.array([[0.0], [9.0]]), 3, axis=0)
+    model = RQKMeans((2, 1), balance="none", dedup="suffix", random_state=0).fit(X)
+    df = frame(spark, X, order=[5, 9, 7, 1, 1, 2])
+    suffix = by_key(identify_dataframe(model, df, order="order"), "ids")[:, -1]
+    # Largest first, then by key.
+    assert suffix.tolist() == [2, 0, 1, 1, 2, 0]
+
+
+def test_doubles_vectors_and_names_with_dots(spark, X):
+    from pyspark.ml.functions import array_to_vector
+
+    model = RQKMeans((8, 8), random_state=0).fit(X.astype(np.float64))
+    df = frame(spark, X.astype(np.float64)).withColumnRenamed("item_id", "item.id")
+    df = df.withColumn("text.vector", array_to_vector("embedding"))
+    for column in ("embedding", "text.vector"):
+        encoded = encode_dataframe(model, df, column, key="item.id")
+        assert encoded.columns == [*df.columns, "codes", "tokens"]
+        assert encoded.schema["text.vector"].dataType.typeName() == "vector"
+        rows = encoded.collect()
+        codes = {row["item.id"]: row["codes"] for row in rows}
+        assert [codes[i] for i in range(len(X))] == model.codes_.tolist()
+        assert all(list(r["text.vector"]) == r["embedding"] for r in rows)
+    identified = identify_dataframe(model, df, "text.vector", key="item.id")
+    ids = {row["item.id"]: row["ids"] for row in identified.collect()}
+    assert [ids[i] for i in range(len(X))] == model.ids_.tolist()
+
+
+def test_no_rows(spark, X, fitted_small):
+    df = spark.createDataFrame([], frame(spark, X).schema)
+    assert encode_dataframe(fitted_small, df).count() == 0
+    assert identify_dataframe(fitted_small, df).count() == 0
+
+
+@pytest.fixture(scope="module")
+def fitted_small(X):
+    return RQKMeans((8, 8), random_state=0).fit(X)
+
+
+@pytest.mark.parametrize(
+    "value, message",
+    [
+        (None, r"embedding='embedding' has no list in row item_id='f'"),
+        ([1.0] * 11, r"embedding='embedding' has 1[12] values in row item_id='.'"),
+        ([1.0] * 11 + [None], r"empty value in row item_id='f'"),
+        ([1.0] * 11 + [np.nan], r"NaN or infinity in row item_id='f'"),
+    ],
+)
+def test_bad_rows_are_named(spark, X, fitted_small, value, message):
+    rows = [(key, list(map(float, x))) for key, x in zip("abcde", X, strict=False)]
+    df = spark.createDataFrame(
+        [*rows, ("f", value)], "item_id string, embedding array<float>"
+    )
+    with pytest.raises(pyspark.errors.PythonException, match=message):
+        encode_dataframe(fitted_small, df.coalesce(1)).collect()
+
+
+def test_bad_columns(spark, X, fitted_small):
+    df = frame(spark, X[:4])
+    with pytest.raises(ValueError, match=r"embedding='x' should be one of the columns"):
+        encode_dataframe(fitted_small, df, "x")
+    with pytest.raises(ValueError, match=r"key='x' should be one of the columns"):
+        encode_dataframe(fitted_small, df, key="x")
+    with pytest.raises(ValueError, match=r"order='x' should be one of the columns"):
+        identify_dataframe(fitted_small, df, order="x")
+    with pytest.raises(ValueError, match=r"'item_id' has type bigint, which should be"):
+        encode_dataframe(fitted_small, df, "item_id")
+    with pytest.raises(ValueError, match=r"df has the column 'codes'"):
+        encode_dataframe(fitted_small, df.withColumn("codes", df.item_id))
+    with pytest.raises(TypeError, match=r"df=ndarray should be a Spark DataFrame"):
+        encode_dataframe(fitted_small, X)
+    with pytest.raises(TypeError, match=r"model=PCA should be an estimator of this"):
+        encode_dataframe(PCA(2).fit(X), df)
+
+
+def test_key_twice(spark, X, fitted_small):
+    df = spark.createDataFrame(table_of(np.repeat(X[:3], 2, axis=0), [0, 0, 1, 2, 3, 4]))
+    with pytest.raises(pyspark.errors.PythonException, match=r"item_id=0 is in more"):
+        identify_dataframe(fitted_small, df).collect()
+
+
+class Killer(RQKMeans):
+    """A model that kills the first worker that uses it."""
+
+    def transform(self, X):
+        flag = Path(self.flag)
+        if not flag.exists():
+            flag.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().transform(X)
+
+
+def test_killed_worker(spark, X, tmp_path):
+    model = Killer((8, 8), random_state=0).fit(X)
+    model.flag = str(tmp_path / "killed")
+    encoded = encode_dataframe(model, frame(spark, X, 8))
+    np.testing.assert_array_equal(by_key(encoded, "codes"), model.codes_)
+    assert Path(model.flag).exists()
