@@ -461,7 +461,7 @@ def fixed_point_distances(rows: Tensor, codebook: Tensor) -> np.ndarray:
 
     Numbers are split into two integers, small enough for sums of their products to be
     exact in float64. Whatever order a product adds in, copies of a row get the same
-    distances, to the last bit.
+    distances, to the last bit, whatever the other rows are.
 
     Parameters
     ----------
@@ -477,24 +477,28 @@ def fixed_point_distances(rows: Tensor, codebook: Tensor) -> np.ndarray:
         ``||c_k||^2 - 2 r.c_k``.
     """
     bits = (52 - int(np.ceil(np.log2(2 * rows.shape[1])))) // 2
-    largest = max(float(rows.abs().max()), float(codebook.abs().max()), 1e-300)
-    unit = 2.0 ** (np.ceil(np.log2(largest)) + 1 - bits)
 
-    def split(values: Tensor) -> tuple[Tensor, Tensor]:
+    def split(values: Tensor, dim: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
+        """Two integers for each number, and the unit of the first one."""
+        largest = values.abs().amax(dim, keepdim=True).double().clamp(min=1e-300)
+        # By NumPy, whose powers of two are exact.
+        _, exponent = np.frexp(largest.cpu().numpy())
+        unit = torch.from_numpy(np.ldexp(1.0, exponent + 1 - bits)).to(values.device)
         values = values.double() / unit
         high = values.round()
-        return high, ((values - high) * 2.0**bits).round_()
+        return high, ((values - high) * 2.0**bits).round_(), unit
 
-    high, low = split(codebook)
+    high, low, unit = split(codebook, (0, 1))
     cross = torch.cat([low, high], dim=1)
-    norms = (codebook.double() / unit).square().sum(1)
+    norms = (codebook.double() / unit).square().sum(1) * unit.squeeze() ** 2
 
     def distances(tile: slice) -> np.ndarray:
-        tile_high, tile_low = split(rows[tile])
+        # A unit of its own for each row.
+        tile_high, tile_low, tile_unit = split(rows[tile], (1,))
         product = tile_high @ high.T
         both = torch.cat([tile_high, tile_low], dim=1)
         product += (both @ cross.T) * 2.0**-bits
-        return ((norms - 2 * product) * unit**2).cpu().numpy()
+        return (norms - 2 * product * (tile_unit * unit)).cpu().numpy()
 
     step = tile_rows(len(codebook), rows.shape[1], rows.device)
     return np.concatenate(list(map_chunks(distances, len(rows), step, rows.device)))

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 import joblib
 import numpy as np
-from sklearn.pipeline import Pipeline
 
 from sk_rqkplus._base import BaseQuantizer
 from sk_rqkplus._files import atomic_write
 from sk_rqkplus._matrix_files import read_matrix
+from sk_rqkplus._pipelines import quantizer
 from sk_rqkplus._progress import is_watched, waiting
 from sk_rqkplus.tokens import (
     read_index_json,
@@ -112,16 +112,6 @@ def save_model(
         atomic_write(directory / MODEL_FILE) as temporary,
     ):
         joblib.dump(model, temporary)
-
-
-def quantizer(model: Any) -> Any:
-    """Quantiser at the end of a model."""
-    return model[-1] if isinstance(model, Pipeline) else model
-
-
-def prepared(model: Any, X: np.ndarray) -> np.ndarray:
-    """Rows as they come to the quantiser."""
-    return model[:-1].transform(X) if isinstance(model, Pipeline) else X
 
 
 def sizes_of(model: Any) -> list[int]:

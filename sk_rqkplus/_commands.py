@@ -17,8 +17,6 @@ from sk_rqkplus._cli_files import (
     IDs,
     format_of,
     load_model,
-    prepared,
-    quantizer,
     read_ids,
     read_titles,
     refuse,
@@ -29,6 +27,7 @@ from sk_rqkplus._cli_files import (
 )
 from sk_rqkplus._files import atomic_write
 from sk_rqkplus._matrix_files import read_column, read_matrix
+from sk_rqkplus._pipelines import prepared, quantizer
 from sk_rqkplus._progress import is_watched, waiting
 from sk_rqkplus._token_files import check_item_ids
 from sk_rqkplus.ids import collision_floor, compare_ids

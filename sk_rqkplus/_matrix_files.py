@@ -12,7 +12,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from sk_rqkplus._extras import require
-from sk_rqkplus._parquet import list_value, open_parquet
+from sk_rqkplus._lists import list_value, rows_of_lists, uneven
+from sk_rqkplus._parquet import open_parquet
 from sk_rqkplus._progress import delayed_bar
 
 CHUNK_ROWS = 16_384
@@ -183,16 +184,17 @@ def _only(path: Path, name: str | None, names: list[str]) -> str:
 def _read_parquet(path: Path, column: str | None, verbose: int) -> np.ndarray:
     with open_parquet(path) as file:
         column = _list_column(file.schema_arrow, column, path)
-        n_rows = file.metadata.num_rows
+        n_rows, place = file.metadata.num_rows, f"{path}, {column}"
         X = np.empty((n_rows, 0), dtype=np.float32)
         start = 0
         with delayed_bar(n_rows, "row", verbose) as bar:
             for batch in file.iter_batches(CHUNK_ROWS, columns=[column]):
-                rows = _rows(batch.column(0), f"{path}, {column}", start)
+                name = lambda row, start=start: f"row {start + row}"  # noqa: E731
+                rows = rows_of_lists(batch.column(0), place, name)
                 if start == 0:
                     X = np.empty((n_rows, rows.shape[1]), dtype=rows.dtype)
                 elif rows.shape[1] != X.shape[1]:
-                    raise _uneven(f"{path}, {column}", start, rows.shape[1], X.shape[1])
+                    raise uneven(place, name(0), rows.shape[1], X.shape[1])
                 X[start : start + len(rows)] = rows
                 start += len(rows)
                 bar.update(len(rows))
@@ -221,34 +223,6 @@ def _list_column(schema: Any, column: str | None, path: Path) -> str:
             "should be lists of numbers. Choose one of those."
         )
     return column
-
-
-def _rows(lists: Any, place: str, start: int) -> np.ndarray:
-    """Lists of equally many numbers as the rows of a matrix."""
-    if lists.null_count:
-        row = start + int(lists.is_null().to_numpy(zero_copy_only=False).argmax())
-        raise ValueError(f"{place} has no list in row {row}. Fill it or leave it out.")
-    lengths = lists.value_lengths().to_numpy()
-    wrong = lengths != lengths[0]
-    if wrong.any():
-        row = int(wrong.argmax())
-        raise _uneven(place, start + row, lengths[row], lengths[0])
-    values = lists.flatten()
-    if values.null_count:
-        entry = int(values.is_null().to_numpy(zero_copy_only=False).argmax())
-        row = start + entry // int(lengths[0])
-        raise ValueError(f"{place} has an empty value in row {row}. Fill it.")
-    numbers = values.to_numpy(zero_copy_only=False)
-    # Estimators take 32 bits or 64; the least of them that holds all values.
-    dtype = np.promote_types(numbers.dtype, np.float32)
-    return numbers.astype(dtype, copy=False).reshape(len(lists), lengths[0])
-
-
-def _uneven(place: str, row: int, found: int, wanted: int) -> ValueError:
-    return ValueError(
-        f"{place} has {found} values in row {row}, which should be {wanted} as in the "
-        "first one."
-    )
 
 
 PARQUET = (".parquet", ".pq")

@@ -37,25 +37,3 @@ def open_parquet(path: str | PathLike) -> Iterator[Any]:
             yield parquet.ParquetFile(source)
         except (pa.ArrowException, OSError) as error:
             raise ValueError(f"{path} should be a Parquet file: {error}") from error
-
-
-def list_value(kind: Any) -> Any | None:
-    """Type of the values of a type of lists, or None if it is no such type.
-
-    Parameters
-    ----------
-    kind : pyarrow.DataType
-        Type of a column.
-
-    Returns
-    -------
-    value : pyarrow.DataType or None
-        Type of what its lists hold.
-    """
-    types = require("pyarrow", extra="parquet").types
-    is_list = (
-        types.is_list(kind)
-        or types.is_large_list(kind)
-        or types.is_fixed_size_list(kind)
-    )
-    return kind.value_type if is_list else None

@@ -10,7 +10,8 @@ import numpy as np
 from sk_rqkplus._extras import require
 from sk_rqkplus._files import atomic_write
 from sk_rqkplus._layout import MAX_NUMBER, Layout
-from sk_rqkplus._parquet import list_value, open_parquet
+from sk_rqkplus._lists import list_value
+from sk_rqkplus._parquet import open_parquet
 from sk_rqkplus._template import PUBLISHED
 from sk_rqkplus._token_files import (
     COLUMNS,

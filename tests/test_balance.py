@@ -116,6 +116,15 @@ def test_fixed_point_distances_of_copies_are_equal():
     assert_array_equal(found[300], found[5])
 
 
+def test_fixed_point_distances_do_not_depend_on_other_rows():
+    rows, book = draw(301, 10, n_features=77)
+    rows[7] *= 1e6
+    found = fixed_point_distances(rows.double(), book)
+    for part in (slice(5, 6), slice(0, 7), slice(8, 301)):
+        alone = fixed_point_distances(rows[part].double(), book)
+        assert_array_equal(alone, found[part])
+
+
 def test_newton_brings_counts_close():
     rows, book = draw(2000, 20)
     scores = Scores(leftover(rows), book)

@@ -1,0 +1,10 @@
+"""The same models on tables that are larger than a machine.
+
+Functions here take and return Arrow: one function of a batch of rows serves every
+engine.
+"""
+
+from sk_rqkplus.distributed._batches import encode_batch, encoded_schema, lean
+from sk_rqkplus.distributed._identify import identify
+
+__all__ = ["encode_batch", "encoded_schema", "identify", "lean"]
