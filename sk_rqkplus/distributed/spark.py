@@ -147,8 +147,8 @@ def identify_dataframe(
 
     # A model of one level has no prefix that parts rows that compete.
     one_level = len(quantizer(model).codebooks_) == 1
-    group = F.lit(0) if one_level else F.col(CODES)[0]
-    return encoded.groupBy(group).applyInArrow(number, _with_columns(df, [IDS]))
+    group = [] if one_level else [F.col(CODES)[0]]
+    return encoded.groupBy(*group).applyInArrow(number, _with_columns(df, [IDS]))
 
 
 def check_columns(df: Any, wanted: dict[str, str], added: Sequence[str] = ()) -> None:
@@ -175,10 +175,9 @@ def with_lists(df: Any, embedding: str) -> tuple[Any, str]:
     """DataFrame with a column of arrays of numbers, and the name of that column."""
     types = require("pyspark.sql.types", extra="spark")
     kind = df.schema[embedding].dataType
-    if isinstance(kind, types.UserDefinedType) and kind.typeName() == "vector":
+    if isinstance(kind, types.UserDefinedType) and kind.simpleString() == "vector":
         functions = require("pyspark.ml.functions", extra="spark")
-        vectors = df[_quoted(embedding)]
-        return df.withColumn(LISTS, functions.vector_to_array(vectors)), LISTS
+        return df.withColumn(LISTS, functions.vector_to_array(embedding)), LISTS
     element = getattr(kind, "elementType", None)
     if not isinstance(element, types.NumericType):
         raise ValueError(
@@ -186,11 +185,6 @@ def with_lists(df: Any, embedding: str) -> tuple[Any, str]:
             "arrays of numbers or vectors. Choose another column."
         )
     return df, embedding
-
-
-def _quoted(name: str) -> str:
-    """Name of a column as it stands, dots and all."""
-    return "`" + name.replace("`", "``") + "`"
 
 
 def _with_columns(df: Any, added: Sequence[str]) -> Any:
@@ -206,9 +200,9 @@ def _with_columns(df: Any, added: Sequence[str]) -> Any:
 
 def _plain_lists(rows: Any) -> Any:
     """Lists of one size as lists of any, which are all that Spark reads."""
-    pa = require("pyarrow", extra="parquet")
+    pa = require("pyarrow", extra="spark")
+    plain = pa.list_(pa.field("element", pa.int32(), nullable=False))
     for name in {CODES, IDS} & set(rows.schema.names):
         at = rows.schema.get_field_index(name)
-        lists = rows.column(at).cast(pa.list_(pa.int32()))
-        rows = rows.set_column(at, name, lists)
+        rows = rows.set_column(at, name, rows.column(at).cast(plain))
     return rows
