@@ -84,7 +84,7 @@ def smoothed_bootstrap(rows: Tensor, n_rows: int, rng: np.random.RandomState) ->
     order = torch.as_tensor(rng.permutation(len(rows)), device=rows.device)
     n_real = -(-n_rows // REAL_SHARE)
     real = rows[order.repeat(-(-n_real // len(order)))[:n_real]]
-    mixtures = Mixtures(rows[order])
+    mixtures = Mixtures(rows[order[:ANCHORS]])
     own = torch.arange(n_rows - n_real, device=rows.device)
     return torch.cat([real, mixtures.draw(own, rng)])
 

@@ -570,7 +570,7 @@ class BaseAutoencoder(BaseQuantizer):
                 ).prices
             if level < max(balanced):
                 words = Codewords(book, layer.prices)
-                left.advance(words, left.assign(words))
+                left.advance(words)
 
     def _make_module(self, encoder, decoder, codebooks, prices):
         """Networks and quantiser as one module, which works in units of ``unit_``."""

@@ -8,8 +8,10 @@ Newton's method on an entropic dual brings the counts close to the bounds, then 
 rows move along cheapest paths until every count is within them.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -17,9 +19,19 @@ import torch
 from torch import Tensor
 
 from sk_rqkplus._nearest import Codewords, best_two, tile_rows
-from sk_rqkplus._threads import chunk_rows, join_chunks, map_chunks, one_thread, scratch
+from sk_rqkplus._threads import (
+    block_rows,
+    chunk_rows,
+    fill_chunks,
+    map_chunks,
+    one_thread,
+    run_chunks,
+    scratch,
+    split_rows,
+)
 
 Result = TypeVar("Result")
+Moments = tuple[Tensor, ...]
 
 # Tables of scores up to this size are kept, larger ones computed again: where rows are
 # in memory, and where they are read from a file and memory is to stay small.
@@ -78,8 +90,52 @@ class Source(Protocol):
         """Rows in float64."""
 
 
+@dataclass
+class Selection:
+    """Every so many of the rows that are not in a crowd.
+
+    Attributes
+    ----------
+    n_rows : int
+        Number of all rows.
+    crowd : ndarray of shape (n_crowd,), int64
+        Numbers of the rows that are left out, ascending.
+    stride : int
+        One of so many of the other rows is selected.
+    """
+
+    n_rows: int
+    crowd: np.ndarray
+    stride: int = 1
+
+    def __len__(self) -> int:
+        return -(-(self.n_rows - len(self.crowd)) // self.stride)
+
+    def inside(self, start: int, stop: int) -> np.ndarray:
+        """Numbers of the selected rows between two, counted from the first of them."""
+        first, last = np.searchsorted(self.crowd, [start, stop])
+        kept = np.delete(np.arange(stop - start), self.crowd[first:last] - start)
+        return kept[-(start - first) % self.stride :: self.stride]
+
+    def sizes(self) -> list[int]:
+        """Number of the selected rows of every block."""
+        starts = np.arange(0, self.n_rows, block_rows(self.n_rows))
+        before = starts - np.searchsorted(self.crowd, starts)
+        ends = -(-np.append(before, self.n_rows - len(self.crowd)) // self.stride)
+        return np.diff(ends).tolist()
+
+
+def score_rows(n_rows: int, codebook: Tensor) -> int:
+    """Rows of a tile of scores, of so many in all; a tile does not cross blocks."""
+    tile = tile_rows(len(codebook), codebook.shape[1], codebook.device)
+    return min(chunk_rows(n_rows, tile), block_rows(n_rows, codebook.device))
+
+
 class Scores:
     """Squared distances of rows to codewords, up to a term per row, in float32.
+
+    Tiles of scores are added up block by block, and the blocks in their order: whoever
+    owns whole blocks gets the bits of a machine that owns all of them.
 
     Parameters
     ----------
@@ -91,18 +147,43 @@ class Scores:
 
     index : Tensor of shape (n_rows,), int64, optional
         Which rows to share out; None means all.
+
+    sizes : list of int, optional
+        How many of these rows every block has; None parts all rows into blocks.
+
+    n_tile : int, optional
+        Rows of a tile, where these rows are a block of more of them. Its scores are
+        needed once and not kept.
     """
 
-    def __init__(self, source: Source, codebook: Tensor, index: Tensor | None = None):
-        self.source, self.index = source, index
-        self.n_rows = len(source) if index is None else len(index)
-        self.words = Codewords(codebook)
-        most = tile_rows(len(codebook), codebook.shape[1], codebook.device)
-        self.step = chunk_rows(self.n_rows, most)
-        self.cache: list[Tensor] | None = None
-        most = CACHED_SCORES if source.kept else CACHED_SCORES_OF_A_FILE
-        if self.n_rows * len(codebook) <= most:
-            self.cache = list(self._map(self._compute))
+    def __init__(
+        self,
+        source: Source,
+        codebook: Tensor,
+        index: Tensor | None = None,
+        *,
+        sizes: list[int] | None = None,
+        n_tile: int | None = None,
+    ):
+        self.source, self.words, self.index = source, Codewords(codebook), index
+        if sizes is None:
+            n_rows = len(source) if index is None else len(index)
+            blocks = split_rows(n_rows, block_rows(n_rows, codebook.device))
+            sizes = [block.stop - block.start for block in blocks]
+        self.n_rows = sum(sizes)
+        self.n_tile = n_tile or score_rows(self.n_rows, codebook)
+        starts = np.cumsum([0, *sizes]).tolist()
+        self.tiles: list[slice] = []
+        self.block_of: list[int] = []
+        for number, (start, size) in enumerate(zip(starts, sizes, strict=False)):
+            tiles = split_rows(size, self.n_tile)
+            self.tiles += [slice(t.start + start, t.stop + start) for t in tiles]
+            self.block_of += [number] * len(tiles)
+        self.cache: dict[int, Tensor] = {}
+        most = CACHED_SCORES if self.source.kept else CACHED_SCORES_OF_A_FILE
+        if n_tile is None and self.n_rows * len(self.words) <= most:
+            computed = self._run(self._compute)
+            self.cache = dict(zip([t.start for t in self.tiles], computed, strict=True))
 
     def __len__(self) -> int:
         return self.n_rows
@@ -127,70 +208,77 @@ class Scores:
         """
         return self.source.exact(index if self.index is None else self.index[index])
 
-    def first_tile(self) -> Tensor:
-        """Scores of the first rows, without prices."""
-        if self.cache is not None:
-            return self.cache[0].clone()
-        return self._compute(slice(0, min(self.step, len(self))))
+    def typical_gap(self) -> float:
+        """Mean gap between the best two codewords over the first rows."""
+        return _mean_gap(self._scores(self.tiles[0]))
 
-    def _map(self, function: Callable[[slice], Result]) -> Iterator[Result]:
-        device = self.words.codebook.device
-        return map_chunks(function, self.n_rows, self.step, device)
+    def _run(self, function: Callable[[slice], Result]) -> Iterator[Result]:
+        return run_chunks(function, self.tiles, self.words.codebook.device)
 
-    def map(
-        self, function: Callable[[Tensor], Result], prices: Tensor
-    ) -> Iterator[Result]:
-        """Yield what a function returns for the scores of every tile.
+    def total(
+        self, function: Callable[..., Moments], prices: Tensor, *args: float
+    ) -> Moments:
+        """Add up what a function returns for the scores of every tile.
 
         Parameters
         ----------
         function : callable
-            Maps scores of shape (n_rows, n_codewords), which it may overwrite.
+            Maps scores of shape (n_rows, n_codewords), which it may overwrite, and
+            further arguments to a tuple of float64 tensors.
 
         prices : Tensor of shape (n_codewords,), float64
             Added to the scores.
 
+        *args : float
+            Further arguments.
+
         Returns
         -------
-        results : iterator
-            What the function returned, in the order of the rows.
+        total : tuple of Tensor
+            Sums.
         """
-        return self._map(self._priced(function, prices))
+        parts = self._run(self._priced(function, prices, args))
+        blocks = groupby(zip(self.block_of, parts, strict=True), key=itemgetter(0))
+        return add_up(add_up(part for _, part in block) for _, block in blocks)
 
-    def join(self, function: Callable[[Tensor], Tensor], prices: Tensor) -> Tensor:
+    def join(
+        self, function: Callable[..., Tensor], prices: Tensor, *args: int
+    ) -> Tensor:
         """Concatenate what a function returns for the scores of every tile.
 
         Parameters
         ----------
         function : callable
-            Maps scores of shape (n_rows, n_codewords), which it may overwrite, to a
-            tensor of as many rows.
+            Maps scores of shape (n_rows, n_codewords), which it may overwrite, and
+            further arguments to a tensor of as many rows.
 
         prices : Tensor of shape (n_codewords,), float64
             Added to the scores.
+
+        *args : int
+            Further arguments.
 
         Returns
         -------
         joined : Tensor of shape (n_rows, ...)
             Results in the order of the rows.
         """
-        device = self.words.codebook.device
-        priced = self._priced(function, prices)
-        return join_chunks(priced, self.n_rows, self.step, device)
+        priced = self._priced(function, prices, args)
+        return fill_chunks(priced, self.tiles, self.words.codebook.device)
+
+    def _scores(self, tile: slice, added: Tensor | float = 0.0) -> Tensor:
+        """Scores of a tile, to be overwritten."""
+        if not self.cache:
+            return self._compute(tile).add_(added)
+        cached = self.cache[tile.start]
+        scores = scratch("scores", cached.shape, cached.device)
+        return torch.add(cached, added, out=scores)
 
     def _priced(
-        self, function: Callable[[Tensor], Result], prices: Tensor
+        self, function: Callable[..., Result], prices: Tensor, args: tuple
     ) -> Callable[[slice], Result]:
         added = prices.float()
-
-        def with_prices(tile: slice) -> Result:
-            if self.cache is None:
-                return function(self._compute(tile).add_(added))
-            cached = self.cache[tile.start // self.step]
-            scores = scratch("scores", cached.shape, cached.device)
-            return function(torch.add(cached, added, out=scores))
-
-        return with_prices
+        return lambda tile: function(self._scores(tile, added), *args)
 
     def labels(self, prices: Tensor) -> Tensor:
         """Codeword of least score, up to rounding.
@@ -223,13 +311,30 @@ class Scores:
         margins : Tensor of shape (n_rows,), float32
             Difference of the two least scores.
         """
-
-        def margins(tile: Tensor) -> Tensor:
-            labels, best, next_best = best_two(tile)
-            return torch.stack([labels.double(), (next_best - best).double()], dim=1)
-
-        labels, margin = self.join(margins, prices).unbind(dim=1)
+        labels, margin = self.join(_margins, prices).unbind(dim=1)
         return labels.long(), margin.float()
+
+
+def _margins(tile: Tensor) -> Tensor:
+    """Labels of a tile, and how far off the runner-up is."""
+    labels, best, next_best = best_two(tile)
+    return torch.stack([labels.double(), (next_best - best).double()], dim=1)
+
+
+def _mean_gap(tile: Tensor) -> float:
+    """Mean gap between the best two codewords."""
+    _, best, next_best = best_two(tile)
+    gap = float((next_best - best).mean())
+    return gap if 1e-30 < gap < np.inf else 1e-30
+
+
+def add_up(parts: Iterable[Moments]) -> Moments:
+    """Sums of tuples of tensors, in their order."""
+    total: Moments = ()
+    for part in parts:
+        pairs = zip(total, part, strict=True)
+        total = tuple(a + b for a, b in pairs) if total else part
+    return total
 
 
 @dataclass
@@ -330,7 +435,7 @@ def lower_imbalance(
     """
     n_codewords = len(scores.words)
     bounds = Bounds(len(scores), n_codewords, tol)
-    gap = _typical_gap(scores)
+    gap = scores.typical_gap()
     warmest, coldest = WARM, min(0.1, UNDECIDED_ROWS * n_codewords / len(scores))
     if prices is None:
         prices, heat = torch.zeros_like(scores.words.prices), warmest
@@ -366,7 +471,7 @@ def _fetch(scores: Scores, prices: Tensor, bounds: Bounds) -> Tensor:
         excess = bounds.excess(found, counts)
         lonely = np.flatnonzero(np.abs(excess) > 4 + LONELY * len(scores) / len(found))
         for cell in lonely.tolist():
-            distances = _distances_to(scores, prices, cell)
+            distances = scores.join(_distance_to, prices, cell)
             wanted = int(counts[cell] - excess[cell])
             near = distances.topk(wanted + 1, largest=False).values
             prices[cell] -= near[-2:].double().mean()
@@ -378,37 +483,18 @@ def _fetch(scores: Scores, prices: Tensor, bounds: Bounds) -> Tensor:
     return prices
 
 
-def _distances_to(scores: Scores, prices: Tensor, cell: int) -> Tensor:
+def _distance_to(tile: Tensor, cell: int) -> Tensor:
     """How far every row is from a cell: below zero inside of it."""
-
-    def distance(tile: Tensor) -> Tensor:
-        mine = tile[:, cell].clone()
-        tile[:, cell] = torch.inf
-        return mine - tile.amin(dim=1)
-
-    return scores.join(distance, prices)
-
-
-def _typical_gap(scores: Scores) -> float:
-    """Mean gap between the best two codewords over the first rows."""
-    _, best, next_best = best_two(scores.first_tile())
-    gap = float((next_best - best).mean())
-    return gap if 1e-30 < gap < np.inf else 1e-30
+    mine = tile[:, cell].clone()
+    tile[:, cell] = torch.inf
+    return mine - tile.amin(dim=1)
 
 
 def _newton(
     scores: Scores, prices: Tensor, temperature: float, bounds: Bounds
 ) -> tuple[Tensor, float]:
     """One step of Newton's method; also the imbalance that it started from."""
-
-    def moments(tile: Tensor) -> tuple[Tensor, Tensor]:
-        share = scratch("shares", tile.shape, tile.device)
-        torch.softmax(tile.mul_(-1 / temperature), dim=1, out=share)
-        # Subnormal numbers would slow the product tenfold.
-        torch.threshold_(share, 1e-12, 0.0)
-        return share.sum(0, dtype=torch.float64), (share.T @ share).double()
-
-    total = _total(scores.map(moments, prices))
+    total = scores.total(_moments, prices, temperature)
     before, counts, overlap = (each.cpu().numpy() for each in (prices, *total))
     excess = bounds.excess(before, counts)
     active = np.flatnonzero((before != 0) | (excess != 0))
@@ -427,11 +513,19 @@ def _newton(
     return torch.as_tensor(moved, device=prices.device), bounds.error(excess)
 
 
-def _total(parts: Iterator[tuple[Tensor, ...]]) -> list[Tensor]:
-    total: list[Tensor] = []
-    for part in parts:
-        total = [a + b for a, b in zip(total, part, strict=True)] if total else [*part]
-    return total
+def _moments(tile: Tensor, temperature: float) -> Moments:
+    """Expected counts of the codewords at a temperature, and how they overlap."""
+    share = scratch("shares", tile.shape, tile.device)
+    torch.softmax(tile.mul_(-1 / temperature), dim=1, out=share)
+    # Subnormal numbers would slow the product tenfold.
+    torch.threshold_(share, 1e-12, 0.0)
+    return share.sum(0, dtype=torch.float64), (share.T @ share).double()
+
+
+def soft_counts(tile: Tensor, temperature: float) -> Moments:
+    """Expected counts of the codewords at a temperature."""
+    share = torch.softmax(tile.mul_(-1 / temperature), dim=1)
+    return (share.sum(0, dtype=torch.float64),)
 
 
 def _ascent(
@@ -442,12 +536,7 @@ def _ascent(
     ``p_k + t log(n_k / b)`` would bring the expected count n_k to b, if all other
     prices stayed.
     """
-
-    def expected(tile: Tensor) -> tuple[Tensor]:
-        share = torch.softmax(tile.mul_(-1 / temperature), dim=1)
-        return (share.sum(0, dtype=torch.float64),)
-
-    (total,) = _total(scores.map(expected, prices))
+    (total,) = scores.total(soft_counts, prices, temperature)
     before, counts = prices.cpu().numpy(), total.clamp_(min=1e-3).cpu().numpy()
     wanted = bounds.wanted(before, counts)
     moved = before + temperature * np.log(counts / np.maximum(wanted, 1e-3))

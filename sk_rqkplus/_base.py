@@ -19,30 +19,13 @@ from sk_rqkplus._compat import CallbackSupportMixin, Interval, StrOptions
 from sk_rqkplus._deduplicate import LastDistances
 from sk_rqkplus._residual import centred, decode, encode
 from sk_rqkplus._store import digest
+from sk_rqkplus._table import column_means
 from sk_rqkplus.ids import Catalogue, deduplicate, sketch
 
 CHUNK_ROWS = 16_384
 # Rounding moves a row that comes through float32 matrix products by about 1e-7 of its
 # norm; rows of a catalogue that differ by less than this are copies to any model.
 SKETCH_TOLERANCE = 1e-5
-
-
-def column_means(X: np.ndarray) -> np.ndarray:
-    """Mean of every column, a chunk of rows at a time.
-
-    Parameters
-    ----------
-    X : ndarray of shape (n_samples, n_features)
-        Rows.
-
-    Returns
-    -------
-    means : ndarray of shape (n_features,), float64
-        Their mean.
-    """
-    chunks = range(0, len(X), CHUNK_ROWS)
-    total = sum(X[i : i + CHUNK_ROWS].sum(axis=0, dtype=np.float64) for i in chunks)
-    return np.asarray(total / len(X))
 
 
 def warn_of_fewer(wanted, found, *, stacklevel: int) -> None:

@@ -11,7 +11,6 @@ from sklearn.pipeline import Pipeline
 from tabulate import tabulate
 
 from sk_rqkplus import RQVAE, RQKMeans, RQKMeansPlus, metrics
-from sk_rqkplus._base import column_means
 from sk_rqkplus._cli_files import (
     MODEL_FILE,
     IDs,
@@ -29,6 +28,7 @@ from sk_rqkplus._files import atomic_write
 from sk_rqkplus._matrix_files import read_column, read_matrix
 from sk_rqkplus._pipelines import prepared, quantizer
 from sk_rqkplus._progress import is_watched, waiting
+from sk_rqkplus._table import column_means
 from sk_rqkplus._token_files import check_item_ids
 from sk_rqkplus.ids import collision_floor, compare_ids
 from sk_rqkplus.tokens import write_index_json

@@ -6,16 +6,24 @@ does not depend on the number of threads.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial, reduce
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from sk_rqkplus._balance import Scores, capacities, exact_prices, lower_imbalance
+from sk_rqkplus._balance import (
+    Scores,
+    Selection,
+    capacities,
+    exact_prices,
+    lower_imbalance,
+)
 from sk_rqkplus._nearest import Codewords, nearest
+from sk_rqkplus._points import Points
 from sk_rqkplus._residual import Leftover
-from sk_rqkplus._threads import join_chunks, map_chunks, one_thread
+from sk_rqkplus._threads import join_chunks, one_thread
 
 CHUNK_ROWS = 16_384
 # Members are added in float32 in runs of so many, and the runs in float64.
@@ -28,6 +36,8 @@ INIT_ROWS, INIT_FEATURES = 4096, 16
 BASIS_ROWS = 4096
 # Balanced Lloyd iterations, and how many rows per codeword they look at.
 BALANCED_ITERATIONS, BALANCED_ROWS, MOST_BALANCED_ROWS = 8, 64, 512
+# One of so many rows, or fewer, are gathered in memory: blocks would have few of them.
+SPARSE = 64
 
 
 @dataclass
@@ -37,7 +47,11 @@ class Stats:
     sums: Tensor
     counts: Tensor
 
-    def __add__(self, other: "Stats") -> "Stats":
+    def merge(self, other: "Stats") -> "Stats":
+        """Statistics of two sets of rows together, in float64.
+
+        Addition commutes but rounds: blocks are merged in the order of their rows.
+        """
         return Stats(self.sums + other.sums, self.counts + other.counts)
 
     def means(self) -> Tensor:
@@ -78,9 +92,41 @@ class Level:
 
 
 def partial_stats(
+    points: Points,
+    codebook: Tensor,
+    prices: Tensor | None = None,
+    *,
+    exact: bool = True,
+) -> Stats:
+    """Sums and counts of the members of every codeword in one block of rows.
+
+    Parameters
+    ----------
+    points : Points
+        Rows of a block.
+
+    codebook : Tensor of shape (n_codewords, n_features), float32
+        The codewords, to the nearest of which a row belongs.
+
+    prices : Tensor of shape (n_codewords,), float64, optional
+        Added to the squared distances; None means zero.
+
+    exact : bool, default=True
+        See :func:`member_sums`.
+
+    Returns
+    -------
+    stats : Stats
+        Float64, added in the order of the rows.
+    """
+    labels = points.assign(codebook, prices)
+    return member_sums(points.rows, labels, len(codebook), exact=exact)
+
+
+def member_sums(
     rows: Tensor, labels: Tensor, n_codewords: int, *, exact: bool = True
 ) -> Stats:
-    """Sums and counts of the members of every codeword.
+    """Sums and counts of the rows of every label.
 
     Parameters
     ----------
@@ -103,26 +149,20 @@ def partial_stats(
         Float64, added in the order of the rows.
     """
     counts = torch.bincount(labels, minlength=n_codewords)
-    # Runs of members, each of which one thread adds up.
+    order = order_by(labels)
+    first = torch.cumsum(counts, 0) - counts
+    every = torch.arange(len(rows), device=rows.device)
+    if exact:
+        sums = embedding_bag(every, rows[order].double(), first, mode="sum")
+        return Stats(sums, counts)
+    # Runs of members, few enough to be added in float32.
     n_runs = (counts + RUN_ROWS - 1) // RUN_ROWS
     first_run = torch.cumsum(n_runs, 0) - n_runs
     codeword = torch.repeat_interleave(n_runs)
     place = torch.arange(len(codeword), device=rows.device) - first_run[codeword]
-    begin = (torch.cumsum(counts, 0) - counts)[codeword] + place * RUN_ROWS
-    order, end = order_by(labels), torch.cat([begin[1:], counts.sum()[None]])
-
-    def add_runs(part: slice) -> Tensor:
-        first, last = begin[part.start], end[part.stop - 1]
-        inside, members = begin[part] - first, order[first:last]
-        if not exact:
-            return embedding_bag(members, rows, inside, mode="sum").double()
-        every = torch.arange(len(members), device=rows.device)
-        return embedding_bag(every, rows[members].double(), inside, mode="sum")
-
-    step = max(1, CHUNK_ROWS // RUN_ROWS)
-    runs = join_chunks(add_runs, len(begin), step, rows.device)
+    runs = embedding_bag(order, rows, first[codeword] + place * RUN_ROWS, mode="sum")
     every = torch.arange(len(runs), device=rows.device)
-    return Stats(embedding_bag(every, runs, first_run, mode="sum"), counts)
+    return Stats(embedding_bag(every, runs.double(), first_run, mode="sum"), counts)
 
 
 def order_by(labels: Tensor) -> Tensor:
@@ -144,31 +184,19 @@ def order_by(labels: Tensor) -> Tensor:
     return torch.from_numpy(short.argsort(kind="stable"))
 
 
-def sum_of_squares(rows: Tensor) -> float:
-    """Sum of the squares of all values, the same for any number of threads.
+def sum_of_squares(points: Points) -> float:
+    """Sum of the squares of all values in float64, the same for any thread count."""
+    return float(sum(points.map(_squares)))
 
-    Parameters
-    ----------
-    rows : Tensor of shape (n_rows, n_features), float32
-        Rows.
 
-    Returns
-    -------
-    total : float
-        Sum in float64.
-    """
-    parts = map_chunks(
-        lambda chunk: rows[chunk].double().square().sum(),
-        len(rows),
-        CHUNK_ROWS // 8,
-        rows.device,
-    )
-    return float(sum(parts))
+def _squares(points: Points) -> float:
+    parts = points.rows.split(CHUNK_ROWS // 8)
+    return float(sum(part.double().square().sum() for part in parts))
 
 
 @one_thread()
 def fit_codebook(
-    rows: Tensor,
+    points: Points,
     size: int,
     rng: np.random.RandomState,
     *,
@@ -183,7 +211,7 @@ def fit_codebook(
 
     Parameters
     ----------
-    rows : Tensor of shape (n_rows, n_features), float32
+    points : Points
         What the levels before left over, scaled to the order of one.
 
     size : int
@@ -216,20 +244,20 @@ def fit_codebook(
         The codebook, its prices and how it came about.
     """
     if balance_tol is not None:
-        rows = _draw(rows, min(len(rows), MOST_BALANCED_ROWS * size), rng)
-    squares = sum_of_squares(rows)
+        points = _draw(points, min(len(points), MOST_BALANCED_ROWS * size), rng)
+    squares = sum_of_squares(points)
     runs = []
     for _ in range(n_init):
-        start = _start(rows, size, rng, init, max_iter, tol)
-        runs.append(lloyd(rows, start, max_iter, tol, tick, squares=squares))
+        start = _start(points, size, rng, init, max_iter, tol)
+        runs.append(lloyd(points, start, max_iter, tol, tick, squares=squares))
     level = min(runs, key=lambda run: run.inertia)
     if balance_tol is not None and size > 1:
-        level = _balanced(rows, level, balance_tol, rng, tick)
+        level = _balanced(points, level, balance_tol, rng, tick)
     return level
 
 
 def _start(
-    rows: Tensor,
+    points: Points,
     size: int,
     rng: np.random.RandomState,
     init: str,
@@ -241,23 +269,24 @@ def _start(
     Most of the way to a good codebook is found at a fraction of the cost; and where
     rows are few, directions that are mostly noise have no say in who goes with whom.
     """
-    sample = _draw(rows, min(len(rows), COARSE_ROWS * size), rng)
-    points = project(sample, leading_directions(sample, COARSE_FEATURES, rng))
+    sample = _draw(points, min(len(points), COARSE_ROWS * size), rng)
+    rows = sample.take(slice(0, len(sample)))
+    few = project(rows, leading_directions(rows, COARSE_FEATURES, rng))
     if init == "k-means++":
-        chosen = kmeans_plus_plus(points, size, rng)
+        chosen = kmeans_plus_plus(few, size, rng)
     else:
-        chosen = rng.choice(len(sample), size, replace=False)
+        chosen = rng.choice(len(rows), size, replace=False)
     index = torch.as_tensor(chosen, device=rows.device)
-    coarse = lloyd(points, points[index], max_iter, tol)
-    labels = nearest(points, Codewords(coarse.codebook))
-    stats = partial_stats(sample, labels, size)
+    coarse = lloyd(Points(few), few[index], max_iter, tol)
+    labels = nearest(few, Codewords(coarse.codebook))
+    stats = member_sums(rows, labels, size)
     means, empty = stats.means(), stats.counts == 0
-    means[empty] = sample[index[empty]]
+    means[empty] = rows[index[empty]]
     return means
 
 
 def lloyd(
-    rows: Tensor,
+    points: Points,
     codebook: Tensor,
     max_iter: int,
     tol: float,
@@ -269,7 +298,7 @@ def lloyd(
 
     Parameters
     ----------
-    rows : Tensor of shape (n_rows, n_features), float32
+    points : Points
         Rows.
 
     codebook : Tensor of shape (n_codewords, n_features), float32
@@ -292,18 +321,17 @@ def lloyd(
     level : Level
         The codebook after the last iteration, and its inertia before it.
     """
-    prices = torch.zeros(len(codebook), dtype=torch.float64, device=rows.device)
-    squares = sum_of_squares(rows) if squares is None else squares
+    prices = torch.zeros(len(codebook), dtype=torch.float64, device=codebook.device)
+    squares = sum_of_squares(points) if squares is None else squares
     before = np.inf
     for n_iter in range(1, max_iter + 1):
-        labels = nearest(rows, Codewords(codebook))
-        stats = partial_stats(rows, labels, len(codebook), exact=False)
+        stats = merged_stats(points, codebook, exact=False)
         inertia = stats.inertia(codebook, squares)
         # A rise, after an empty codeword was moved, does not end the run.
         settled = n_iter > 1 and 0 <= before - inertia <= tol * before
         if settled or n_iter == max_iter:
-            stats = partial_stats(rows, labels, len(codebook))
-        codebook = _move(rows, labels, stats, codebook)
+            stats = merged_stats(points, codebook, exact=True)
+        codebook = step(stats, points, codebook)
         tick()
         if settled:
             break
@@ -311,57 +339,69 @@ def lloyd(
     return Level(codebook, prices, n_iter, inertia)
 
 
-def _move(rows: Tensor, labels: Tensor, stats: Stats, codebook: Tensor) -> Tensor:
+def merged_stats(points: Points, codebook: Tensor, *, exact: bool) -> Stats:
+    """Statistics of all blocks, merged in their order."""
+    return reduce(
+        Stats.merge, points.map(partial(partial_stats, exact=exact), codebook)
+    )
+
+
+def step(stats: Stats, points: Points, codebook: Tensor) -> Tensor:
     """Codewords at the mean of their members.
 
     An empty codeword goes to the row that is worst represented.
+
+    Parameters
+    ----------
+    stats : Stats
+        Statistics of all rows.
+
+    points : Points
+        The rows, of which the worst are asked for where a codeword is empty.
+
+    codebook : Tensor of shape (n_codewords, n_features), float32
+        Codewords that the rows are assigned to.
+
+    Returns
+    -------
+    codebook : Tensor of shape (n_codewords, n_features), float32
+        Codewords of the next iteration.
     """
     means = stats.means()
     empty = torch.nonzero(stats.counts == 0).squeeze(1)
     if len(empty):
-        means[empty] = rows[_worst_rows(rows, labels, codebook, len(empty))]
+        means[empty] = _worst_rows(points, codebook, len(empty))
     return means
 
 
-def _worst_rows(rows: Tensor, labels: Tensor, codebook: Tensor, n_rows: int) -> Tensor:
+def _worst_rows(points: Points, codebook: Tensor, n_rows: int) -> Tensor:
     """Rows of largest error, all of them different where there are so many."""
-    errors = torch.cat(
-        [
-            (chunk - codebook[label]).square().sum(1)
-            for chunk, label in zip(
-                rows.split(CHUNK_ROWS), labels.split(CHUNK_ROWS), strict=True
-            )
-        ]
-    )
     # A spare for each copy that may be among them.
-    worst = torch.argsort(errors, descending=True, stable=True)[: 4 * n_rows]
-    values = (rows[worst] + 0.0).cpu().numpy()
-    _, first = np.unique(values, axis=0, return_index=True)
+    errors, index, start = [], [], 0
+    for n_block, error, place in points.map(_worst_of_block, codebook, 4 * n_rows):
+        errors.append(error)
+        index.append(place + start)
+        start += n_block
+    worst = torch.cat(errors).argsort(descending=True, stable=True)[: 4 * n_rows]
+    rows = points.take(torch.cat(index)[worst])
+    _, first = np.unique((rows + 0.0).cpu().numpy(), axis=0, return_index=True)
     spare = np.setdiff1d(np.arange(len(worst)), first)
     chosen = np.concatenate([np.sort(first), spare])[:n_rows]
-    return worst[torch.as_tensor(chosen, device=worst.device)]
+    return rows[torch.as_tensor(chosen, device=rows.device)]
 
 
-class Points:
-    """Rows in memory, as a source of scores."""
-
-    kept = True
-
-    def __init__(self, rows: Tensor):
-        self.rows = rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def take(self, index: slice | Tensor) -> Tensor:
-        return self.rows[index]
-
-    def exact(self, index: Tensor) -> Tensor:
-        return self.rows[index].double()
+def _worst_of_block(
+    points: Points, codebook: Tensor, n_rows: int
+) -> tuple[int, Tensor, Tensor]:
+    """Number of the rows, and errors and numbers of the worst of them."""
+    labels = points.assign(codebook)
+    errors = (points.rows - codebook[labels]).square().sum(1)
+    worst = errors.argsort(descending=True, stable=True)[:n_rows]
+    return len(errors), errors[worst], worst
 
 
 def _balanced(
-    rows: Tensor,
+    points: Points,
     level: Level,
     balance_tol: float,
     rng: np.random.RandomState,
@@ -375,20 +415,20 @@ def _balanced(
     to balance; ``exact_prices`` finishes them on the rows to encode.
     """
     codebook, n_codewords = level.codebook, len(level.codebook)
-    few = _draw(rows, min(len(rows), BALANCED_ROWS * n_codewords), rng)
+    few = _draw(points, min(len(points), BALANCED_ROWS * n_codewords), rng)
     prices: Tensor | None = None
     for tol in np.linspace(1, 0, BALANCED_ITERATIONS - 2).tolist() + [0.0, 0.0]:
-        sample = few if tol > 0 else rows
-        scores = Scores(Points(sample), codebook)
+        sample = few if tol > 0 else points
+        scores = Scores(sample, codebook)
         tol = max(tol, balance_tol)
         prices = lower_imbalance(scores, prices, tol, len(few), loose=True)
-        labels = scores.labels(prices)
-        stats = partial_stats(sample, labels, n_codewords)
-        codebook = _move(sample, labels, stats, codebook)
+        sample.remember(codebook, scores.labels(prices))
+        stats = merged_stats(sample, codebook, exact=True)
+        codebook = step(stats, sample, codebook)
         tick()
     n_iter = level.n_iter + BALANCED_ITERATIONS
     assert prices is not None
-    return Level(codebook, prices, n_iter, level.inertia, len(rows))
+    return Level(codebook, prices, n_iter, level.inertia, len(points))
 
 
 @dataclass
@@ -452,26 +492,29 @@ def balance_prices(
         Prices, and their quality.
     """
     _, upper = capacities(len(left), len(codebook), tol)
-    crowd = crowded(left, upper)
-    index = torch.nonzero(~crowd).squeeze(1)
-    share = float(crowd.double().mean())
+    crowd = torch.nonzero(crowded(left, upper)).squeeze(1).cpu().numpy()
+    n_rows = len(left) - len(crowd)
     if prices is not None and not prices.any():
         prices = None
     gap, least = 0.0, BALANCED_ROWS * len(codebook)
     # Prices of few rows are soon found, and close to those of more.
-    sizes = [len(index)]
+    sizes = [n_rows]
     while sizes[0] >= 8 * max(least, n_before):
         sizes.insert(0, sizes[0] // 8)
-    for size in sizes if len(index) else []:
-        part = index if size == len(index) else index[:: len(index) // size]
-        scores = Scores(left, codebook, part)
+    for size in sizes if n_rows else []:
+        selection = Selection(len(left), crowd, n_rows // size)
+        if selection.stride < SPARSE:
+            scores = left.scores(codebook, selection)
+        else:
+            few = torch.as_tensor(selection.inside(0, len(left)), device=left.device)
+            scores = Scores(Points(left.take(few)), codebook)
         prices = lower_imbalance(scores, prices, tol, n_before)
-        n_before = len(part)
+        n_before = len(scores)
     if prices is None:
         prices = torch.zeros(len(codebook), dtype=torch.float64, device=codebook.device)
     elif exact:
         prices, gap = exact_prices(scores, prices, tol)
-    return Balance(prices, gap, share)
+    return Balance(prices, gap, len(crowd) / len(left))
 
 
 def crowded(left: Leftover, limit: int) -> Tensor:
@@ -504,12 +547,12 @@ def crowded(left: Leftover, limit: int) -> Tensor:
     return mask
 
 
-def _draw(rows: Tensor, n_rows: int, rng: np.random.RandomState) -> Tensor:
+def _draw(points: Points, n_rows: int, rng: np.random.RandomState) -> Points:
     """A random subset of the rows, in their order."""
-    if n_rows == len(rows):
-        return rows
-    index = np.sort(rng.choice(len(rows), size=n_rows, replace=False))
-    return rows[torch.as_tensor(index, device=rows.device)]
+    if n_rows == len(points):
+        return Points(points.take(slice(0, n_rows)))
+    index = np.sort(rng.choice(len(points), size=n_rows, replace=False))
+    return Points(points.take(torch.as_tensor(index, device=points.device)))
 
 
 def leading_directions(
@@ -654,21 +697,27 @@ def count_distinct(left: Leftover, limit: int) -> int:
     """
     limit = min(limit, len(left))
     # Rows of different norms are different, and numbers are cheaper to sort.
-    by_norm = _count_distinct(left, limit, lambda rows: rows.double().square().sum(1))
+    by_norm = _count_distinct(left, limit, _norms)
     if by_norm >= limit:
         return limit
+    return min(limit, _count_distinct(left, limit, _values))
+
+
+def _norms(rows: Tensor) -> Tensor:
+    return rows.double().square().sum(1)
+
+
+def _values(rows: Tensor) -> Tensor:
     # Adding zero turns -0.0 into 0.0, which np.unique would keep apart.
-    return min(limit, _count_distinct(left, limit, lambda rows: rows + 0.0))
+    return rows + 0.0
 
 
-def _count_distinct(
-    left: Leftover, limit: int, values: Callable[[Tensor], Tensor]
-) -> int:
+def _count_distinct(left: Leftover, limit: int, by: Callable[[Tensor], Tensor]) -> int:
     """Number of distinct values of the rows; stops once there are enough."""
     distinct: list[np.ndarray] = []
     start, step = 0, 2 * limit
     while start < len(left) and (start == 0 or len(distinct[0]) < limit):
-        rows = values(left.take(slice(start, start + step))).cpu().numpy()
-        distinct = [np.unique(np.concatenate([*distinct, rows]), axis=0)]
+        found = left.distinct(slice(start, min(start + step, len(left))), by)
+        distinct = [np.unique(np.concatenate([*distinct, found]), axis=0)]
         start, step = start + step, 2 * step
     return len(distinct[0])

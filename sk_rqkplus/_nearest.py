@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sk_rqkplus._threads import join_chunks, scratch
+from sk_rqkplus._threads import floor_power, join_chunks, scratch
 
 FLOAT32_ROUNDOFF = 2.0**-24
 # Scores of one tile: 2 MB stay in the cache of a CPU core, a GPU wants larger launches.
@@ -49,9 +49,13 @@ class Codewords:
 
 
 def tile_rows(n_codewords: int, n_features: int, device: torch.device) -> int:
-    """Number of rows whose scores and values fit the tile of a device."""
+    """Number of rows whose scores and values fit the tile of a device.
+
+    A power of two, so that tiles do not cross blocks.
+    """
     budget = TILE_SCORES[device.type]
-    return max(MIN_TILE_ROWS, min(budget // n_codewords, 2 * budget // n_features))
+    fits = min(budget // n_codewords, 2 * budget // n_features)
+    return max(MIN_TILE_ROWS, floor_power(fits))
 
 
 def nearest(rows: Tensor, words: Codewords) -> Tensor:

@@ -5,13 +5,14 @@ codes all of them together solve a linear least-squares problem, whose normal eq
 need only counts, co-occurrences and sums of members.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import reduce
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 from threadpoolctl import threadpool_limits
 
-CHUNK_ROWS = 16_384
+from sk_rqkplus._threads import block_rows, split_rows
 
 
 def refine_codebooks(
@@ -71,58 +72,67 @@ def refine_codebooks(
         raise ValueError(
             f"frozen={frozen} should be in [0, {len(codebooks)}], the number of levels."
         )
-    sizes = [len(book) for book in codebooks[frozen:]]
-    if not sizes:
+    if frozen == len(codebooks):
         return [book.copy() for book in codebooks]
-    starts = np.cumsum([0, *sizes[:-1]])
-    members = codes[:, frozen:].astype(np.int64) + starts
-    gram = _co_occurrences(members, sum(sizes))
-    sums = _residual_sums(rows, codes, members, codebooks, sum(sizes))
-    step = _solve(gram, sums, ridge)
-    # What is solved for is the step from the present codewords, not their place: it is
-    # small, and zero in exact arithmetic and in floating point where there is no row.
-    moved = [
-        (book + part).astype(book.dtype)
-        for book, part in zip(
-            codebooks[frozen:], np.split(step, starts[1:]), strict=True
-        )
-    ]
-    return [book.copy() for book in codebooks[:frozen]] + moved
+    blocks = split_rows(len(rows), block_rows(len(rows)))
+    sums = merge_sums(
+        refine_sums(rows[block], codes[block], codebooks, frozen=frozen)
+        for block in blocks
+    )
+    return solve_codebooks(sums, codebooks, ridge=ridge, frozen=frozen)
 
 
-def _co_occurrences(members: np.ndarray, size: int) -> np.ndarray:
-    """``A^T A`` of the indicator matrix A: rows that two codewords share.
-
-    Integers up to 2^53, so that float64 holds them exactly in any order of summation.
-    """
-    gram = np.zeros((size, size))
-    for start in range(0, len(members), CHUNK_ROWS):
-        chunk = members[start : start + CHUNK_ROWS]
-        for level in chunk.T:
-            for other in chunk.T:
-                np.add.at(gram, (level, other), 1.0)
-    return gram
+Sums = tuple[np.ndarray, np.ndarray]
 
 
-def _residual_sums(
+def refine_sums(
     rows: np.ndarray,
     codes: np.ndarray,
-    members: np.ndarray,
     codebooks: Sequence[np.ndarray],
-    size: int,
-) -> np.ndarray:
-    """``A^T (X - A C)`` in float64, a chunk of rows at a time."""
-    sums = np.zeros((size, rows.shape[1]))
-    for start in range(0, len(rows), CHUNK_ROWS):
-        chunk = slice(start, start + CHUNK_ROWS)
-        residual = rows[chunk].astype(np.float64)
-        for book, code in zip(codebooks, codes[chunk].T, strict=True):
-            residual -= book[code]
-        for member in members[chunk].T:
-            order = np.argsort(member, kind="stable")
-            present, first = np.unique(member[order], return_index=True)
-            sums[present] += np.add.reduceat(residual[order], first, axis=0)
-    return sums
+    *,
+    frozen: int = 0,
+) -> Sums:
+    """Left and right side of the normal equations of a block of rows.
+
+    Co-occurrences of the codewords, ``A^T A`` of the indicator matrix A, and the sums
+    of residuals over their members, ``A^T (X - A C)``; both add up over blocks. Counts
+    are integers up to 2^53, which float64 holds exactly in any order of summation.
+    """
+    starts = np.cumsum([0, *map(len, codebooks[frozen:])])
+    members = codes[:, frozen:].astype(np.int64) + starts[:-1]
+    gram = np.zeros((starts[-1], starts[-1]))
+    sums = np.zeros((starts[-1], rows.shape[1]))
+    residual = rows.astype(np.float64)
+    for book, code in zip(codebooks, codes.T, strict=True):
+        residual -= book[code]
+    for level in members.T:
+        for other in members.T:
+            np.add.at(gram, (level, other), 1.0)
+        order = np.argsort(level, kind="stable")
+        present, first = np.unique(level[order], return_index=True)
+        sums[present] += np.add.reduceat(residual[order], first, axis=0)
+    return gram, sums
+
+
+def merge_sums(blocks: Iterable[Sums]) -> Sums:
+    """Sums of all blocks, added in their order."""
+    return reduce(lambda a, b: (a[0] + b[0], a[1] + b[1]), blocks)
+
+
+def solve_codebooks(
+    sums: Sums, codebooks: Sequence[np.ndarray], *, ridge: float, frozen: int = 0
+) -> list[np.ndarray]:
+    """Codebooks of :func:`refine_codebooks`, from the sums of all rows."""
+    moving = codebooks[frozen:]
+    step = _solve(*sums, ridge)
+    # What is solved for is the step from the present codewords, not their place: it is
+    # small, and zero in exact arithmetic and in floating point where there is no row.
+    parts = np.split(step, np.cumsum([len(book) for book in moving])[:-1])
+    moved = [
+        (book + part).astype(book.dtype)
+        for book, part in zip(moving, parts, strict=False)
+    ]
+    return [book.copy() for book in codebooks[:frozen]] + moved
 
 
 def _solve(gram: np.ndarray, sums: np.ndarray, ridge: float) -> np.ndarray:

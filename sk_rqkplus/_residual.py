@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sk_rqkplus._balance import Scores, Selection
 from sk_rqkplus._beam import BeamCodebooks, beam_search
 from sk_rqkplus._nearest import (
     FLOAT32_ROUNDOFF,
@@ -17,6 +18,8 @@ from sk_rqkplus._nearest import (
     nearest_in_tile,
     tile_rows,
 )
+from sk_rqkplus._points import Points
+from sk_rqkplus._refine import refine_codebooks
 from sk_rqkplus._threads import join_chunks, map_chunks, scratch
 
 Latent = Callable[[Tensor], Tensor]
@@ -94,7 +97,7 @@ def encode(
         if books is not None:
             return left.search(books, beam_size).int().cpu().numpy()
         for words in levels:
-            left.advance(words, left.assign(words))
+            left.advance(words)
         return left.codes
 
     codes = np.empty((len(X), len(levels)), dtype=np.int32)
@@ -180,6 +183,11 @@ class Leftover:
         return self.rows is not None
 
     @property
+    def points(self) -> Points:
+        """Residuals as blocks; those that are kept, if they are."""
+        return Points(self.take(slice(0, len(self))))
+
+    @property
     def codes(self) -> np.ndarray:
         """Labels of the levels so far, of shape (n_samples, n_levels), int32."""
         return torch.stack(self.labels, dim=1).cpu().numpy().astype(np.int32)
@@ -233,6 +241,9 @@ class Leftover:
             Residuals.
         """
         return self.tile(index)[0]
+
+    def __getitem__(self, index: slice | Tensor) -> Tensor:
+        return self.take(index)
 
     def squares(self) -> Tensor:
         """Squared norm of every residual.
@@ -311,6 +322,34 @@ class Leftover:
 
         return self._join(search_tile, max(map(len, books.levels)))
 
+    def codes_to_refine(self, beam_size: int) -> np.ndarray:
+        """Codes of the levels so far, by beam search where it is wider than 1."""
+        if beam_size == 1:
+            return self.codes
+        books = BeamCodebooks(self.levels)
+        return self.restarted().search(books, beam_size).cpu().numpy()
+
+    def refined(self, ridge: float, beam_size: int) -> list[np.ndarray]:
+        """Codebooks of the levels so far, moved jointly.
+
+        Parameters
+        ----------
+        ridge : float
+            See :func:`~sk_rqkplus._refine.refine_codebooks`.
+
+        beam_size : int
+            Width of the search for the codes that they are refined for.
+
+        Returns
+        -------
+        codebooks : list of ndarray of shape (n_codewords, n_features), float32
+            Refined codebooks.
+        """
+        rows = self.restarted().points.rows.cpu().numpy()
+        codes = self.codes_to_refine(beam_size)
+        books = [words.codebook.cpu().numpy() for words in self.levels]
+        return refine_codebooks(rows, codes, books, ridge=ridge)
+
     def restarted(self) -> "Leftover":
         """The same rows, before the first level."""
         return Leftover(
@@ -322,7 +361,47 @@ class Leftover:
             keep=self.kept,
         )
 
-    def advance(self, words: Codewords, labels: Tensor) -> None:
+    def scores(self, codebook: Tensor, selection: Selection) -> Scores:
+        """Scores of some rows.
+
+        Parameters
+        ----------
+        codebook : Tensor of shape (n_codewords, n_features), float32
+            The codewords.
+
+        selection : Selection
+            Which rows.
+
+        Returns
+        -------
+        scores : Scores
+            Their squared distances to the codewords.
+        """
+        index = None
+        if len(selection) < len(self):
+            inside = selection.inside(0, len(self))
+            index = torch.as_tensor(inside, device=self.device)
+        return Scores(self, codebook, index, sizes=selection.sizes())
+
+    def distinct(self, index: slice, by: Callable[[Tensor], Tensor]) -> np.ndarray:
+        """Distinct values of some residuals.
+
+        Parameters
+        ----------
+        index : slice
+            Which rows.
+
+        by : callable
+            Maps residuals to their values, a function of a module.
+
+        Returns
+        -------
+        values : ndarray
+            Sorted.
+        """
+        return np.unique(by(self.take(index)).cpu().numpy(), axis=0)
+
+    def advance(self, words: Codewords, labels: Tensor | None = None) -> None:
         """Subtract the codewords of a level.
 
         Parameters
@@ -330,21 +409,22 @@ class Leftover:
         words : Codewords
             Codebook of the level.
 
-        labels : Tensor of shape (n_samples,), int32
-            Codeword of every row.
+        labels : Tensor of shape (n_samples,), int32, optional
+            Codeword of every row, by default the nearest one.
         """
+        codeword_of = self.assign(words) if labels is None else labels
 
         def subtract(tile: slice) -> Tensor:
             rows, _ = self.tile(tile)
             codewords = scratch("codewords", rows.shape, rows.device)
-            index = labels[tile].long()
+            index = codeword_of[tile].long()
             rows -= torch.index_select(words.codebook, 0, index, out=codewords)
             return rounding(rows)
 
         if self.kept:
             self.noise += self._join(subtract)
         self.levels.append(words)
-        self.labels.append(labels)
+        self.labels.append(codeword_of)
 
 
 def rounding(rows: Tensor) -> Tensor:

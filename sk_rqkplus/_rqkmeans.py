@@ -12,14 +12,11 @@ from sklearn.utils.random import sample_without_replacement
 from sk_rqkplus._augment import resolve_augment, smoothed_bootstrap
 from sk_rqkplus._balance import capacities
 from sk_rqkplus._base import (
-    CHUNK_ROWS,
     NON_NEGATIVE,
     POSITIVE_INT,
     BaseQuantizer,
-    column_means,
     warn_of_fewer,
 )
-from sk_rqkplus._beam import BeamCodebooks
 from sk_rqkplus._compat import Interval, StrOptions, _fit_context
 from sk_rqkplus._lloyd import (
     BALANCED_ITERATIONS,
@@ -29,8 +26,8 @@ from sk_rqkplus._lloyd import (
 )
 from sk_rqkplus._nearest import Codewords
 from sk_rqkplus._progress import progress
-from sk_rqkplus._refine import refine_codebooks
 from sk_rqkplus._residual import Leftover, power_of_two
+from sk_rqkplus._table import Table
 from sk_rqkplus._threads import one_thread
 
 # Weight of the codewords as they are in a joint refinement, in rows: with fewer the
@@ -250,28 +247,32 @@ class RQKMeans(BaseQuantizer):
         """
         with self._all_or_nothing(), one_thread():
             X = self._validate(X, reset=True)
-            sizes = self._resolve_sizes()
-            balanced = self._resolve_balance(len(sizes))
-            device = self._resolve_device()
-            rng = check_random_state(self.random_state)
-
-            index = self._draw_sample(len(X), rng)
-            self.mean_, scale = self._resolve_origin(X if index is None else X[index])
-            left = Leftover(X, self.mean_, scale, device=device, keep=index is None)
-            sample = self._resolve_sample(X, index, left, max(sizes), rng)
-            levels = self._fit_levels(sample, left, sizes, balanced, rng)
-            if self.refine:
-                left = self._refine(sample, left, levels, balanced)
-            self.codebooks_ = [
-                np.multiply(words.codebook.cpu().numpy(), scale, dtype=np.float32)
-                for words in left.levels
-            ]
-            self.prices_ = [w.prices.cpu().numpy() * scale**2 for w in left.levels]
-            self.duality_gap_ = np.array([level.gap for level in levels])
-            self.n_iter_ = max(level.n_iter for level in levels)
+            left = self._fit_table(Table(X, self._resolve_device()))
             codes = left.codes if self.beam_size == 1 else self._encode(X)
             self._publish(X, codes)
         return self
+
+    def _fit_table(self, table):
+        """Codebooks and prices from rows, wherever these are; all but their IDs."""
+        sizes = self._resolve_sizes()
+        balanced = self._resolve_balance(len(sizes))
+        rng = check_random_state(self.random_state)
+        index = self._draw_sample(len(table), rng)
+        few = None if index is None else Table(table.take(index), table.device)
+        self.mean_, scale = self._resolve_origin(table if few is None else few)
+        left = table.leftover(self.mean_, scale, keep=index is None)
+        sample = self._resolve_sample(few, left, max(sizes), rng)
+        levels = self._fit_levels(sample, left, sizes, balanced, rng)
+        if self.refine:
+            left = self._refine(sample, left, levels, balanced)
+        self.codebooks_ = [
+            np.multiply(words.codebook.cpu().numpy(), scale, dtype=np.float32)
+            for words in left.levels
+        ]
+        self.prices_ = [w.prices.cpu().numpy() * scale**2 for w in left.levels]
+        self.duality_gap_ = np.array([level.gap for level in levels])
+        self.n_iter_ = max(level.n_iter for level in levels)
+        return left
 
     def _draw_sample(self, n_samples, rng):
         """Numbers of the rows to fit on, None for all."""
@@ -281,24 +282,21 @@ class RQKMeans(BaseQuantizer):
             sample_without_replacement(n_samples, self.max_samples, random_state=rng)
         )
 
-    def _resolve_sample(self, X, index, left, n_codewords, rng):
+    def _resolve_sample(self, few, left, n_codewords, rng):
         """Rows to fit on: all, some, or mixtures of them."""
-        sample = left
-        if index is not None:
-            sample = Leftover(X[index], left.mean, left.scale, device=left.device)
+        sample = left if few is None else few.leftover(left.mean, left.scale)
         n_rows = resolve_augment(
             self.augment, partial(count_distinct, sample), n_codewords
         )
         if n_rows == 0:
             return sample
-        rows = smoothed_bootstrap(sample.rows, n_rows, rng).cpu().numpy()
+        rows = smoothed_bootstrap(sample, n_rows, rng).cpu().numpy()
         return Leftover(rows, np.zeros_like(rows[0]), 1.0, device=left.device)
 
-    def _resolve_origin(self, X):
+    def _resolve_origin(self, table):
         """Mean of the rows, and a power of two near their largest deviation."""
-        mean = column_means(X).astype(X.dtype)
-        chunks = range(0, len(X), CHUNK_ROWS)
-        largest = max(float(np.abs(X[i : i + CHUNK_ROWS] - mean).max()) for i in chunks)
+        mean = table.mean()
+        largest = table.largest(mean)
         if largest and not 1e-36 < largest < 1e36:
             raise ValueError(
                 f"X deviates from its mean by up to {largest:.3g}, which should be "
@@ -313,7 +311,7 @@ class RQKMeans(BaseQuantizer):
         with progress(self, sum(n_steps), "iteration") as tick:
             for number, (size, flag) in enumerate(zip(sizes, balanced, strict=True)):
                 level = fit_codebook(
-                    sample.rows,
+                    sample.points,
                     count_distinct(left, size),
                     rng,
                     init=self.init,
@@ -326,7 +324,7 @@ class RQKMeans(BaseQuantizer):
                 tick(to=sum(n_steps[: number + 1]))
                 words = self._advance(left, level, number, flag)
                 if sample is not left:
-                    sample.advance(words, sample.assign(words))
+                    sample.advance(words)
                 levels.append(level)
         found = [len(level.codebook) for level in levels]
         warn_of_fewer(sizes, found, stacklevel=5)
@@ -337,28 +335,22 @@ class RQKMeans(BaseQuantizer):
         if flag and len(level.codebook) > 1:
             self._balance(left, level, number)
         words = Codewords(level.codebook, level.prices)
-        left.advance(words, left.assign(words))
+        left.advance(words)
         return words
 
     def _refine(self, sample, left, levels, balanced):
         """Move the codewords of all levels jointly, and encode all rows anew."""
-        rows = sample.restarted().rows
         for _ in range(self.refine):
-            codes = sample.codes
-            if self.beam_size > 1:
-                books = BeamCodebooks(sample.levels)
-                codes = sample.restarted().search(books, self.beam_size).cpu().numpy()
-            books = [level.codebook.cpu().numpy() for level in levels]
-            books = refine_codebooks(rows.cpu().numpy(), codes, books, ridge=RIDGE)
+            books = sample.refined(RIDGE, self.beam_size)
             sample = sample.restarted()
             for level, book, flag in zip(levels, books, balanced, strict=True):
-                level.codebook = torch.as_tensor(book, device=rows.device)
+                level.codebook = torch.as_tensor(book, device=sample.device)
                 if flag and len(book) > 1:
                     level.prices = balance_prices(
                         sample, level.codebook, self.balance_tol, exact=False
                     ).prices
                 words = Codewords(level.codebook, level.prices)
-                sample.advance(words, sample.assign(words))
+                sample.advance(words)
         left = left.restarted()
         for number, (level, flag) in enumerate(zip(levels, balanced, strict=True)):
             level.n_rows = len(sample)

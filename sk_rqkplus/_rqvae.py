@@ -3,12 +3,13 @@
 import numpy as np
 
 from sk_rqkplus._autoencoder import BaseAutoencoder
-from sk_rqkplus._base import POSITIVE_INT, column_means, warn_of_fewer
+from sk_rqkplus._base import POSITIVE_INT, warn_of_fewer
 from sk_rqkplus._compat import StrOptions
 from sk_rqkplus._lloyd import count_distinct, fit_codebook
 from sk_rqkplus._nearest import Codewords
 from sk_rqkplus._networks import MLP
 from sk_rqkplus._residual import Leftover, power_of_two
+from sk_rqkplus._table import column_means
 
 # The first codebooks come from the latents of at most so many rows.
 INIT_ROWS = 2**16
@@ -352,9 +353,11 @@ class RQVAE(BaseAutoencoder):
         left = Leftover(rows, self.mean_, scale, latent=latent, device=device)
         for size in sizes:
             n_codewords = count_distinct(left, size)
-            level = fit_codebook(left.rows, n_codewords, rng, max_iter=self.kmeans_iter)
+            level = fit_codebook(
+                left.points, n_codewords, rng, max_iter=self.kmeans_iter
+            )
             words = Codewords(level.codebook)
-            left.advance(words, left.assign(words))
+            left.advance(words)
         encoder.cpu().float().train()
         books = [words.codebook.cpu().numpy() * scale for words in left.levels]
         warn_of_fewer(sizes, [len(book) for book in books], stacklevel=6)

@@ -22,6 +22,8 @@ Result = TypeVar("Result")
 MIN_CHUNKS, MIN_CHUNK_ROWS = 8, 256
 # Results of so many chunks wait for their turn.
 WINDOW = 64
+# Rows of a block, whose sums are merged: on a CPU, on a GPU, and of a long table.
+BLOCK_ROWS, LONG_BLOCK_ROWS, MOST_BLOCKS = {"cpu": 2**14, "cuda": 2**18}, 2**17, 2**10
 
 CPU = torch.device("cpu")
 
@@ -85,6 +87,18 @@ def n_workers() -> int:
 
 
 @contextmanager
+def inside_chunk() -> Iterator[None]:
+    """Work as inside of a chunk: in this thread alone."""
+    before = getattr(_worker, "active", False)
+    _worker.active = True
+    try:
+        with one_thread():
+            yield
+    finally:
+        _worker.active = before
+
+
+@contextmanager
 def one_thread() -> Iterator[None]:
     """Let torch compute in one thread, and restore its number of threads.
 
@@ -120,9 +134,42 @@ def chunk_rows(n_rows: int, most: int) -> int:
     Returns
     -------
     step : int
-        Rows of every chunk but the last.
+        Rows of every chunk but the last; a power of two, unless ``most`` is less.
     """
-    return min(most, max(MIN_CHUNK_ROWS, -(-n_rows // MIN_CHUNKS)))
+    return min(most, max(MIN_CHUNK_ROWS, floor_power(n_rows // MIN_CHUNKS)))
+
+
+def floor_power(number: int) -> int:
+    """Largest power of two up to a number, at least 1."""
+    return 1 << max(0, number.bit_length() - 1)
+
+
+def block_rows(n_rows: int, device: torch.device = CPU) -> int:
+    """Rows of a block: what is added up over rows is added up by blocks.
+
+    Blocks have fixed row numbers, which depend on the number of rows alone. Whoever
+    owns a block adds up its rows in one order, and the blocks are merged in theirs.
+
+    Parameters
+    ----------
+    n_rows : int
+        Number of rows of the table.
+
+    device : torch.device, default="cpu"
+        Where it is computed.
+
+    Returns
+    -------
+    n_block : int
+        Rows of every block but the last; a power of two, so that tiles fit into it.
+    """
+    long = min(floor_power(n_rows // MOST_BLOCKS), LONG_BLOCK_ROWS)
+    return max(chunk_rows(n_rows, BLOCK_ROWS[device.type]), long)
+
+
+def split_rows(n_rows: int, step: int) -> list[slice]:
+    """Slices of ``step`` rows each, the last of which may be shorter."""
+    return [slice(i, min(i + step, n_rows)) for i in range(0, n_rows, step)]
 
 
 def map_chunks(
@@ -152,8 +199,16 @@ def map_chunks(
     result : object
         What the function returned, in the order of the chunks.
     """
-    step = chunk_rows(n_rows, step)
-    chunks = [slice(i, min(i + step, n_rows)) for i in range(0, n_rows, step)]
+    chunks = split_rows(n_rows, chunk_rows(n_rows, step))
+    yield from run_chunks(function, chunks, device)
+
+
+def run_chunks(
+    function: Callable[[slice], Result],
+    chunks: Sequence[slice],
+    device: torch.device = CPU,
+) -> Iterator[Result]:
+    """Apply a function to given chunks, see :func:`map_chunks`."""
     workers = min(n_workers(), len(chunks)) if device.type == "cpu" else 1
     with one_thread():
         if workers < 2:
@@ -193,8 +248,17 @@ def join_chunks(
     joined : Tensor of shape (n_rows, ...)
         Results in the order of the rows.
     """
+    return fill_chunks(function, split_rows(n_rows, chunk_rows(n_rows, step)), device)
+
+
+def fill_chunks(
+    function: Callable[[slice], Tensor],
+    chunks: Sequence[slice],
+    device: torch.device = CPU,
+) -> Tensor:
+    """Concatenate what a function returns for given chunks, see :func:`join_chunks`."""
     joined: list[Tensor] = []
-    first = threading.Lock()
+    n_rows, first = chunks[-1].stop, threading.Lock()
 
     def fill(chunk: slice) -> None:
         part = function(chunk)
@@ -203,12 +267,12 @@ def join_chunks(
                 joined.append(part.new_empty((n_rows, *part.shape[1:])))
         joined[0][chunk] = part
 
-    deque(map_chunks(fill, n_rows, step, device), maxlen=0)
+    deque(run_chunks(fill, chunks, device), maxlen=0)
     return joined[0]
 
 
 def _in_parallel(
-    function: Callable[[slice], Result], chunks: list[slice], n_helpers: int
+    function: Callable[[slice], Result], chunks: Sequence[slice], n_helpers: int
 ) -> list[Result]:
     """Results of some chunks, of which this thread computes what helpers leave.
 

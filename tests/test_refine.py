@@ -109,7 +109,7 @@ def test_threads_do_not_matter_and_chunks_hardly(monkeypatch):
         with threadpool_limits(limits=n_threads):
             results.append(refine_codebooks(rows, codes, codebooks))
     np.testing.assert_array_equal(np.vstack(results[0]), np.vstack(results[1]))
-    monkeypatch.setattr("sk_rqkplus._refine.CHUNK_ROWS", 7)
+    monkeypatch.setattr("sk_rqkplus._refine.block_rows", lambda n_rows: 7)
     chunked = refine_codebooks(rows, codes, codebooks)
     np.testing.assert_allclose(np.vstack(chunked), np.vstack(results[0]), atol=1e-11)
 

@@ -34,7 +34,7 @@ def test_results_are_joined_in_order(two_threads, threads):
 
 def test_chunks_do_not_depend_on_threads():
     assert chunk_rows(100_000, 2048) == 2048
-    assert chunk_rows(4000, 2048) == 500
+    assert chunk_rows(4000, 2048) == 256
     assert chunk_rows(10, 2048) == 256
 
 

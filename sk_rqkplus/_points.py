@@ -1,0 +1,77 @@
+"""Rows in memory as blocks, over which functions are mapped."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from sk_rqkplus._nearest import Codewords, nearest
+from sk_rqkplus._threads import block_rows, run_chunks
+
+Result = TypeVar("Result")
+
+
+class Points:
+    """Rows in memory: blocks to map functions over, and a source of scores.
+
+    Parameters
+    ----------
+    rows : Tensor of shape (n_rows, n_features), float32
+        Rows.
+
+    Attributes
+    ----------
+    labels : Tensor of shape (n_rows,), int64 or None
+        Labels that were last assigned.
+    """
+
+    kept = True
+
+    def __init__(self, rows: Tensor):
+        self.rows, self.device = rows, rows.device
+        self.labels: Tensor | None = None
+        self._codebook: Tensor | None = None
+        self._blocks: list[Points] = []
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, index: slice | Tensor) -> Tensor:
+        """Some of the rows."""
+        return self.rows[index]
+
+    def exact(self, index: Tensor) -> Tensor:
+        """Some of the rows in float64."""
+        return self.rows[index].double()
+
+    def assign(self, codebook: Tensor, prices: Tensor | None = None) -> Tensor:
+        """Nearest codeword of every row; remembered for this very codebook."""
+        if self.labels is None or self._codebook is not codebook:
+            self.remember(codebook, nearest(self.rows, Codewords(codebook, prices)))
+        assert self.labels is not None
+        return self.labels
+
+    def remember(self, codebook: Tensor, labels: Tensor) -> None:
+        """Take labels over that are known for a codebook."""
+        self._codebook, self.labels = codebook, labels
+        for block, part in zip(self.blocks(), self._split(labels), strict=True):
+            if block is not self:
+                block.remember(codebook, part)
+
+    def blocks(self) -> list["Points"]:
+        """Blocks of the rows, which share their memory."""
+        if not self._blocks:
+            parts = self._split(self.rows)
+            self._blocks = [self] if len(parts) < 2 else [Points(p) for p in parts]
+        return self._blocks
+
+    def _split(self, values: Tensor) -> list[Tensor]:
+        return list(values.split(block_rows(len(self), self.device)))
+
+    def map(self, function: Callable[..., Result], *args: Any) -> Iterator[Result]:
+        """What a function returns for every block and some arguments, in order."""
+        blocks = self.blocks()
+        one_each = [slice(i, i + 1) for i in range(len(blocks))]
+        return run_chunks(
+            lambda i: function(blocks[i.start], *args), one_each, self.device
+        )

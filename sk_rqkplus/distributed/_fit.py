@@ -1,0 +1,417 @@
+"""Rows that an engine holds, as a fit asks for them.
+
+The fit of :class:`~sk_rqkplus.RQKMeans` works on blocks of fixed row numbers and merges
+what it adds up over them in the order of the blocks. An :class:`Engine` only maps
+functions over the blocks, wherever these are; codebooks, prices and codes have the bits
+of a fit in memory.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sk_rqkplus._balance import Moments, Scores, Selection, add_up, score_rows
+from sk_rqkplus._nearest import Codewords
+from sk_rqkplus._refine import merge_sums, refine_sums, solve_codebooks
+from sk_rqkplus._residual import Leftover
+from sk_rqkplus._table import column_sums, largest_deviation
+from sk_rqkplus._threads import CPU, block_rows, inside_chunk
+
+Result = TypeVar("Result")
+
+
+class Block(NamedTuple):
+    """Rows that belong together, on an engine.
+
+    Attributes
+    ----------
+    start : int
+        Number of the first row.
+    X : ndarray of shape (n_rows, n_features), float32 or float64
+        The rows, C-contiguous.
+    labels : tuple of ndarray of shape (n_rows,), int16 or int32
+        What :meth:`Engine.keep` added.
+    """
+
+    start: int
+    X: np.ndarray
+    labels: tuple[np.ndarray, ...] = ()
+
+
+class Engine(Protocol):
+    """What an engine has to do for a fit.
+
+    Block number i has the rows from ``i * B`` to ``(i + 1) * B``, where B is
+    ``block_rows(n_rows)``. Functions are those of modules, and they and their arguments
+    can be pickled. They may be called again for a block that got lost.
+    """
+
+    n_rows: int
+    n_features: int
+    dtype: np.dtype
+
+    def map(
+        self,
+        function: Callable[[Block, Any], Any],
+        argument: Any,
+        blocks: Sequence[int] | None = None,
+    ) -> Iterator[Any]:
+        """Call a function for every block, or some of them in ascending order.
+
+        Parameters
+        ----------
+        function : callable
+            Maps a :class:`Block` and the argument to a result.
+
+        argument : object
+            The same for all blocks.
+
+        blocks : sequence of int, optional
+            Numbers of the blocks; None means all.
+
+        Yields
+        ------
+        result : object
+            Results in the order of the blocks.
+        """
+
+    def keep(self, function: Callable[[Block, Any], Any], argument: Any) -> "Engine":
+        """Add labels to every block, which stay on the engine.
+
+        Parameters
+        ----------
+        function : callable
+            Maps a :class:`Block` and the argument to labels, which its ``labels`` end
+            with from then on.
+
+        argument : object
+            The same for all blocks.
+
+        Returns
+        -------
+        engine : Engine
+            The same rows with more labels. This engine stays as it is.
+        """
+
+
+class EngineTable:
+    """The rows of an engine as the table that a fit begins with.
+
+    Parameters
+    ----------
+    engine : Engine
+        Where the rows are.
+    """
+
+    device = CPU
+
+    def __init__(self, engine: Engine):
+        self.engine = engine
+
+    def __len__(self) -> int:
+        return self.engine.n_rows
+
+    def check(self) -> None:
+        """Raise a ValueError where a value is not a finite number."""
+        for row in self.engine.map(_first_not_finite, None):
+            if row is not None:
+                raise ValueError(
+                    f"X[{row}] contains NaN or infinity, which should be numbers. "
+                    "Remove or fill in such rows."
+                )
+
+    def take(self, index: np.ndarray) -> np.ndarray:
+        """Rows of some numbers, which come to this machine."""
+        return _gather(self.engine, index, lambda rows: (_raw_rows, rows))
+
+    def mean(self) -> np.ndarray:
+        """Mean of every column, in the dtype of the rows."""
+        total = sum(self.engine.map(_column_sums, None))
+        return np.asarray(total / len(self)).astype(self.engine.dtype)
+
+    def largest(self, mean: np.ndarray) -> float:
+        """Largest absolute difference from the mean of the columns."""
+        return max(self.engine.map(_largest_deviation, mean))
+
+    def leftover(
+        self, mean: np.ndarray, scale: float, *, keep: bool = True
+    ) -> "EngineRows":
+        """The rows before the first level; the engine decides what it keeps."""
+        return EngineRows(self.engine, mean, scale)
+
+
+def _first_not_finite(block: Block, _: None) -> int | None:
+    finite = np.isfinite(block.X).all(axis=1)
+    return None if finite.all() else block.start + int(finite.argmin())
+
+
+def _column_sums(block: Block, _: None) -> np.ndarray:
+    return column_sums(block.X)
+
+
+def _largest_deviation(block: Block, mean: np.ndarray) -> float:
+    return largest_deviation(block.X, mean)
+
+
+def _raw_rows(block: Block, rows: np.ndarray) -> np.ndarray:
+    return block.X[_inside(rows, block)]
+
+
+def _inside(rows: np.ndarray, block: "Block | BlockRows") -> np.ndarray:
+    """Numbers of those rows that are in a block, counted from its first row."""
+    stop = block.start + len(block.X)
+    first, last = np.searchsorted(rows, [block.start, stop])
+    return rows[first:last] - block.start
+
+
+def _gather(
+    engine: Engine, index: np.ndarray, call: Callable[[np.ndarray], tuple]
+) -> Any:
+    """Rows of some numbers in any order, from the blocks that have them."""
+    rows, place = np.unique(index, return_inverse=True)
+    blocks = np.unique(rows // block_rows(engine.n_rows)).tolist()
+    function, argument = call(rows)
+    parts = list(engine.map(function, argument, blocks))
+    if isinstance(parts[0], Tensor):
+        return torch.cat(parts)[torch.from_numpy(place)]
+    return np.concatenate(parts)[place]
+
+
+class State(NamedTuple):
+    """What makes residuals of rows: mean, scale, codebooks and prices so far."""
+
+    mean: np.ndarray
+    scale: float
+    levels: list[tuple[Tensor, Tensor]]
+
+
+class BlockRows(Leftover):
+    """What is left over of the rows of one block, where the block is.
+
+    Parameters
+    ----------
+    block : Block
+        Rows, and labels of the levels so far.
+
+    state : State
+        Mean, scale and levels.
+    """
+
+    def __init__(self, block: Block, state: State):
+        super().__init__(block.X, state.mean, state.scale, keep=False)
+        self.start = block.start
+        self.levels = [Codewords(*level) for level in state.levels]
+        self.labels = [torch.from_numpy(labels) for labels in block.labels]
+
+
+def _in_block(block: Block, argument: tuple) -> Any:
+    """Call a function of the residuals of a block, in one thread."""
+    function, state, args = argument
+    with inside_chunk():
+        return function(BlockRows(block, state), *args)
+
+
+class EngineRows:
+    """What the levels so far leave over of the rows of an engine.
+
+    It stands in for :class:`~sk_rqkplus._residual.Leftover`, and for its points.
+
+    Parameters
+    ----------
+    engine : Engine
+        Where the rows are.
+
+    mean : ndarray of shape (n_features,)
+        Subtracted from the rows.
+
+    scale : float
+        Power of two by which the rows are divided.
+    """
+
+    kept, device = False, CPU
+
+    def __init__(self, engine: Engine, mean: np.ndarray, scale: float):
+        self.first = self.engine = engine
+        self.mean, self.scale = mean, scale
+        self.levels: list[Codewords] = []
+
+    def __len__(self) -> int:
+        return self.engine.n_rows
+
+    def _argument(self, function: Callable, *args: Any) -> tuple:
+        levels = [(words.codebook, words.prices) for words in self.levels]
+        return function, State(self.mean, self.scale, levels), args
+
+    def run(
+        self, function: Callable[..., Result], *args: Any, blocks: Any = None
+    ) -> Iterator[Result]:
+        """What a function returns for the residuals of blocks, in order."""
+        return self.engine.map(_in_block, self._argument(function, *args), blocks)
+
+    @property
+    def points(self) -> "EngineRows":
+        """Residuals as blocks."""
+        return self
+
+    def map(self, function: Callable[..., Result], *args: Any) -> Iterator[Result]:
+        """What a function returns for the points of every block, in order."""
+        return self.run(_of_points, function, args)
+
+    def _numbers(self, index: slice | Tensor) -> np.ndarray:
+        if isinstance(index, slice):
+            return np.arange(*index.indices(len(self)))
+        return index.numpy()
+
+    def _gather(self, function: Callable, index: slice | Tensor) -> Tensor:
+        numbers = self._numbers(index)
+        return _gather(
+            self.engine,
+            numbers,
+            lambda rows: (_in_block, self._argument(function, rows)),
+        )
+
+    def take(self, index: slice | Tensor) -> Tensor:
+        """Residuals of some rows in float32, which come to this machine."""
+        return self._gather(_take, index)
+
+    def exact(self, index: Tensor) -> Tensor:
+        """Residuals of some rows in float64, which come to this machine."""
+        return self._gather(_exact, index)
+
+    def __getitem__(self, index: slice | Tensor) -> Tensor:
+        return self.take(index)
+
+    def squares(self) -> Tensor:
+        """Squared norm of every residual."""
+        return torch.cat(list(self.run(Leftover.squares)))
+
+    def distinct(self, index: slice, by: Callable[[Tensor], Tensor]) -> np.ndarray:
+        """Distinct values of some residuals."""
+        step = block_rows(len(self))
+        blocks = range(index.start // step, -(-index.stop // step))
+        parts = self.run(_distinct, index.start, index.stop, by, blocks=blocks)
+        return np.unique(np.concatenate(list(parts)), axis=0)
+
+    def scores(self, codebook: Tensor, selection: Selection) -> "EngineScores":
+        """Scores of some rows."""
+        return EngineScores(self, codebook, selection)
+
+    def advance(self, words: Codewords) -> None:
+        """Subtract the nearest codewords; labels stay on the engine."""
+        argument = self._argument(_short_labels, words.codebook, words.prices)
+        self.engine = self.engine.keep(_in_block, argument)
+        self.levels.append(words)
+
+    @property
+    def codes(self) -> np.ndarray:
+        """Labels of the levels so far, of shape (n_samples, n_levels), int32."""
+        return np.concatenate(list(self.run(_codes)))
+
+    def restarted(self) -> "EngineRows":
+        """The same rows, before the first level."""
+        return EngineRows(self.first, self.mean, self.scale)
+
+    def refined(self, ridge: float, beam_size: int) -> list[np.ndarray]:
+        """Codebooks of the levels so far, moved jointly."""
+        sums = merge_sums(self.run(_refine_sums, beam_size))
+        books = [words.codebook.numpy() for words in self.levels]
+        return solve_codebooks(sums, books, ridge=ridge)
+
+
+def _of_points(rows: BlockRows, function: Callable, args: tuple) -> Any:
+    return function(rows.points, *args)
+
+
+def _take(rows: BlockRows, numbers: np.ndarray) -> Tensor:
+    return rows.take(torch.from_numpy(_inside(numbers, rows)))
+
+
+def _exact(rows: BlockRows, numbers: np.ndarray) -> Tensor:
+    return rows.exact(torch.from_numpy(_inside(numbers, rows)))
+
+
+def _distinct(rows: BlockRows, start: int, stop: int, by: Callable) -> np.ndarray:
+    first, last = max(start - rows.start, 0), min(stop - rows.start, len(rows))
+    return rows.distinct(slice(first, last), by)
+
+
+def _short_labels(rows: BlockRows, codebook: Tensor, prices: Tensor) -> np.ndarray:
+    dtype = np.int16 if len(codebook) <= 2**15 else np.int32
+    return rows.assign(Codewords(codebook, prices)).numpy().astype(dtype)
+
+
+def _codes(rows: BlockRows) -> np.ndarray:
+    return rows.codes
+
+
+def _refine_sums(rows: BlockRows, beam_size: int) -> tuple[np.ndarray, np.ndarray]:
+    books = [words.codebook.numpy() for words in rows.levels]
+    codes = rows.codes_to_refine(beam_size)
+    return refine_sums(rows.restarted().points.rows.numpy(), codes, books)
+
+
+class EngineScores(Scores):
+    """Scores of rows that an engine holds.
+
+    Parameters
+    ----------
+    rows : EngineRows
+        Where the rows come from.
+
+    codebook : Tensor of shape (n_codewords, n_features), float32
+        The codewords.
+
+    selection : Selection
+        Which rows to share out.
+    """
+
+    def __init__(self, rows: EngineRows, codebook: Tensor, selection: Selection):
+        self.rows, self.selection = rows, selection
+        self.words, self.n_rows = Codewords(codebook), len(selection)
+        self.n_tile = score_rows(self.n_rows, codebook)
+        self.with_rows = np.flatnonzero(selection.sizes()).tolist()
+
+    def exact_rows(self, index: Tensor) -> Tensor:
+        """Rows in float64, which come to this machine."""
+        numbers = torch.from_numpy(self.selection.inside(0, len(self.rows)))
+        return self.rows.exact(numbers[index])
+
+    def _map(self, method: Callable, *args: Any, blocks: list[int]) -> Iterator[Any]:
+        asked = self.words.codebook, self.selection, self.n_tile, method, args
+        return self.rows.run(_of_scores, *asked, blocks=blocks)
+
+    def typical_gap(self) -> float:
+        """Mean gap between the best two codewords over the first rows."""
+        return next(self._map(Scores.typical_gap, blocks=self.with_rows[:1]))
+
+    def total(
+        self, function: Callable[..., Moments], prices: Tensor, *args: float
+    ) -> Moments:
+        """Add up what a function returns for the scores of every tile."""
+        asked = function, prices, *args
+        return add_up(self._map(Scores.total, *asked, blocks=self.with_rows))
+
+    def join(
+        self, function: Callable[..., Tensor], prices: Tensor, *args: int
+    ) -> Tensor:
+        """Concatenate what a function returns for the scores of every tile."""
+        asked = function, prices, *args
+        return torch.cat(list(self._map(Scores.join, *asked, blocks=self.with_rows)))
+
+
+def _of_scores(
+    rows: BlockRows,
+    codebook: Tensor,
+    selection: Selection,
+    n_tile: int,
+    method: Callable,
+    args: tuple,
+) -> Any:
+    """Call a method of the scores of a block."""
+    inside = selection.inside(rows.start, rows.start + len(rows))
+    index = None if len(inside) == len(rows) else torch.from_numpy(inside)
+    scores = Scores(rows, codebook, index, sizes=[len(inside)], n_tile=n_tile)
+    return method(scores, *args)

@@ -1,0 +1,110 @@
+"""A fit on an engine has the bits of a fit in memory."""
+
+import pickle
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+
+from sk_rqkplus import RQKMeans
+from sk_rqkplus._threads import block_rows
+from sk_rqkplus.datasets import make_catalogue
+from sk_rqkplus.distributed._fit import Block, EngineTable
+
+
+class PickledEngine:
+    """Blocks in this process; what goes in and out of them is pickled."""
+
+    def __init__(self, X, blocks=None):
+        self.n_rows, self.n_features = X.shape
+        self.dtype, self.X = X.dtype, X
+        step = block_rows(len(X))
+        starts = range(0, len(X), step)
+        self.blocks = blocks or [Block(i, X[i : i + step]) for i in starts]
+
+    def map(self, function, argument, blocks=None):
+        sent = pickle.dumps((function, argument))
+        for number in range(len(self.blocks)) if blocks is None else blocks:
+            called, asked = pickle.loads(sent)
+            yield pickle.loads(pickle.dumps(called(self.blocks[number], asked)))
+
+    def keep(self, function, argument):
+        found = self.map(function, argument)
+        blocks = [
+            block._replace(labels=(*block.labels, labels))
+            for block, labels in zip(self.blocks, found, strict=True)
+        ]
+        return PickledEngine(self.X, blocks)
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """Several blocks of rows, the last of which is short."""
+    X = make_catalogue(5000, 20, branching=(8, 8), random_state=0).data
+    return (X + 3).astype(np.float32)
+
+
+def assert_same_model(found, expected):
+    assert_array_equal(found.mean_, expected.mean_)
+    for one, other in zip(found.codebooks_, expected.codebooks_, strict=True):
+        assert_array_equal(one, other)
+    for one, other in zip(found.prices_, expected.prices_, strict=True):
+        assert_array_equal(one, other)
+    assert found.n_iter_ == expected.n_iter_
+    assert_array_equal(found.duality_gap_, expected.duality_gap_)
+
+
+def fit_both(X, **params):
+    params = {"codebook_sizes": (16, 16), "random_state": 0, **params}
+    expected = RQKMeans(**params).fit(X)
+    found = RQKMeans(**params)
+    left = found._fit_table(EngineTable(PickledEngine(X)))
+    assert_same_model(found, expected)
+    if found.beam_size == 1:
+        assert_array_equal(left.codes, expected.codes_)
+    return found
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"balance": "none"},
+        {"balance": "last"},
+        {"balance": "all"},
+        {"balance": "all", "balance_tol": 0.5},
+        {"max_samples": 1500},
+        {"balance": "all", "max_samples": 1500},
+        {"augment": 3000},
+        {"augment": "none", "init": "random", "n_init": 2},
+        {"refine": 1},
+        {"refine": 2, "beam_size": 3, "max_samples": 3000, "balance": "all"},
+        {"refine": 1, "beam_size": 2, "balance": "none"},
+    ],
+    ids=str,
+)
+def test_engine_and_memory_agree_to_the_last_bit(rows, params):
+    assert len(PickledEngine(rows).blocks) > 8
+    fit_both(rows, **params)
+
+
+@pytest.mark.parametrize("n_rows", [3, 40, 255, 256, 257, 513])
+def test_few_rows(rows, n_rows):
+    fit_both(rows[:n_rows].astype(np.float64), codebook_sizes=(2, 2), balance="all")
+
+
+def test_empty_codewords_get_the_same_rows(rows):
+    X = np.repeat(rows[:40], 60, axis=0)
+    X[::7] = rows[len(rows) - len(X[::7]) :]
+    fit_both(X, codebook_sizes=(64, 32), balance="none", init="random")
+
+
+def test_crowds_are_left_out_on_an_engine_too(rows):
+    X = rows.copy()
+    X[100:4000:3] = X[0]
+    with pytest.warns(UserWarning, match="cannot be balanced"):
+        fit_both(X, balance="all")
+
+
+def test_sparse_samples_are_gathered(rows):
+    X = np.tile(rows, (30, 1)) + np.arange(150_000, dtype=np.float32)[:, None] % 97
+    fit_both(X[:, :3], codebook_sizes=(2,), balance="all", augment="none")
