@@ -14,7 +14,11 @@ from sklearn.pipeline import make_pipeline
 
 from sk_rqkplus import RQVAE, RQKMeans, RQKMeansPlus
 from sk_rqkplus.datasets import make_catalogue
-from sk_rqkplus.distributed.spark import encode_dataframe, identify_dataframe
+from sk_rqkplus.distributed.spark import (
+    SparkRQKMeans,
+    encode_dataframe,
+    identify_dataframe,
+)
 from sk_rqkplus.tokens import to_strings
 
 pyspark = pytest.importorskip("pyspark", reason="pyspark is not installed")
@@ -214,3 +218,23 @@ def test_killed_worker(spark, X, tmp_path):
     encoded = encode_dataframe(model, frame(spark, X, 8))
     np.testing.assert_array_equal(by_key(encoded, "codes"), model.codes_)
     assert Path(model.flag).exists()
+
+
+@pytest.fixture(scope="module")
+def many(X):
+    """Rows of several blocks."""
+    return np.concatenate([X, X[::-1] * 1.25, X * 0.5])[:2500]
+
+
+@pytest.mark.parametrize("partitions", [1, 3, 8])
+def test_fit_is_that_of_one_machine(spark, many, partitions):
+    params = {"balance": "last", "max_iter": 4, "augment": "none", "random_state": 0}
+    expected = RQKMeans((12, 12), **params).fit(many)
+    df = frame(spark, many, partitions)
+    model = SparkRQKMeans((12, 12), **params)
+    assert model.fit(df, "embedding", key="item_id") is model
+    assert model.fingerprint_ == expected.fingerprint_
+    for one, other in zip(model.codebooks_, expected.codebooks_, strict=True):
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(by_key(model.transform(df), "codes"), expected.codes_)
+    np.testing.assert_array_equal(by_key(model.predict(df), "ids"), expected.ids_)

@@ -9,15 +9,143 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import check_is_fitted
 
 from sk_rqkplus._extras import require
 from sk_rqkplus._pipelines import quantizer
+from sk_rqkplus._rqkmeans import RQKMeans
 from sk_rqkplus.distributed._batches import encode_batch, lean
+from sk_rqkplus.distributed._fit import EngineTable
 from sk_rqkplus.distributed._identify import identify
+from sk_rqkplus.distributed._spark import (
+    check_columns,
+    check_key,
+    spark_engine,
+    with_lists,
+)
 
 CODES, TOKENS, IDS = "codes", "tokens", "ids"
-# Lists that are made of a column of vectors, for a while.
-LISTS = "__lists__"
+
+class SparkRQKMeans(BaseEstimator):
+    """RQKMeans that is fitted on a Spark DataFrame.
+
+    Codebooks, codes and IDs are those of :class:`~sk_rqkplus.RQKMeans` fitted on the
+    same rows in the order of their keys, whatever the number of partitions.
+
+    Parameters are those of :class:`~sk_rqkplus.RQKMeans`, which see. Nothing is
+    remembered of the fitted rows: IDs are unique within the table of a call.
+
+    Attributes
+    ----------
+    estimator_ : RQKMeans
+        The fitted model, which needs no Spark. It has no ``codes_``, ``ids_`` and
+        ``catalogue_``.
+
+    embedding_, key_ : str
+        Columns that it was fitted on.
+
+    codebooks_, prices_, mean_, duality_gap_, n_iter_, n_features_in_, fingerprint_
+        As those of :class:`~sk_rqkplus.RQKMeans`.
+
+    See Also
+    --------
+    sk_rqkplus.RQKMeans : The same in memory.
+    encode_dataframe : Codes of a model that was fitted elsewhere.
+    identify_dataframe : IDs of a model that was fitted elsewhere.
+
+    Notes
+    -----
+    Sums over blocks of rows come to the driver: ``8 * K * d`` bytes for every block of
+    16,384 rows or more in an iteration over all rows. Fit large codebooks with
+    ``max_samples``, as one does on one machine; balance then still regards all rows.
+
+    Examples
+    --------
+    >>> from sk_rqkplus.distributed.spark import SparkRQKMeans
+    >>> model = SparkRQKMeans((256, 256, 256), max_samples=1_000_000, random_state=0)
+    >>> model.fit(df, "embedding", key="item_id")  # doctest: +SKIP
+    >>> model.predict(df).write.parquet("ids.parquet")  # doctest: +SKIP
+    """
+
+    __init__ = RQKMeans.__init__
+
+    def fit(self, df, embedding="embedding", key="item_id"):
+        """Learn the codebooks.
+
+        Parameters
+        ----------
+        df : pyspark.sql.DataFrame
+            Table of items. It is read once.
+
+        embedding : str, default="embedding"
+            Column of embeddings: arrays of numbers, or vectors of
+            ``pyspark.ml.linalg``.
+
+        key : str, default="item_id"
+            Column of distinct item keys: integers, strings or bytes. Rows are numbered
+            in the order of their keys.
+
+        Returns
+        -------
+        self : SparkRQKMeans
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If a column is missing or of another type, a key is null or occurs twice,
+            there are no rows, or an embedding is missing, not finite or of another
+            length.
+        """
+        estimator = RQKMeans(**self.get_params(deep=False))
+        estimator._validate_params()
+        with spark_engine(df, embedding, key) as engine:
+            estimator.n_features_in_ = engine.n_features
+            estimator._fit_table(EngineTable(engine))
+        estimator._n_features_out = len(estimator.codebooks_)
+        estimator.fingerprint_ = estimator._fingerprint()
+        fitted = {k: v for k, v in vars(estimator).items() if k.endswith("_")}
+        vars(self).update(fitted)
+        self.estimator_, self.embedding_, self.key_ = estimator, embedding, key
+        return self
+
+    def transform(self, df):
+        """Add codes and tokens.
+
+        Parameters
+        ----------
+        df : pyspark.sql.DataFrame
+            Table with the columns of the fit.
+
+        Returns
+        -------
+        encoded : pyspark.sql.DataFrame
+            ``df`` with the columns ``codes`` and ``tokens``, see
+            :func:`encode_dataframe`.
+        """
+        check_is_fitted(self)
+        return encode_dataframe(self.estimator_, df, self.embedding_, key=self.key_)
+
+    def predict(self, df, order=None):
+        """Add unique IDs.
+
+        Parameters
+        ----------
+        df : pyspark.sql.DataFrame
+            Table of all items, with the columns of the fit.
+
+        order : str, default=None
+            Column of numbers: items with a larger one choose first.
+
+        Returns
+        -------
+        identified : pyspark.sql.DataFrame
+            ``df`` with the column ``ids``, see :func:`identify_dataframe`.
+        """
+        check_is_fitted(self)
+        columns = {"key": self.key_, "order": order}
+        return identify_dataframe(self.estimator_, df, self.embedding_, **columns)
 
 
 def encode_dataframe(
@@ -134,6 +262,7 @@ def identify_dataframe(
     F = require("pyspark.sql.functions", extra="spark")
     wanted = {"key": key, "embedding": embedding} | ({"order": order} if order else {})
     check_columns(df, wanted, [CODES, IDS])
+    check_key(df, key)
     rows, lists = with_lists(df, embedding)
     encoded = encode_dataframe(model, rows, lists, key=key, tokens=False)
     shared = df.sparkSession.sparkContext.broadcast(lean(model))
@@ -149,42 +278,6 @@ def identify_dataframe(
     one_level = len(quantizer(model).codebooks_) == 1
     group = [] if one_level else [F.col(CODES)[0]]
     return encoded.groupBy(*group).applyInArrow(number, _with_columns(df, [IDS]))
-
-
-def check_columns(df: Any, wanted: dict[str, str], added: Sequence[str] = ()) -> None:
-    """Refuse a DataFrame without the columns that are wanted, or with those to add."""
-    if not hasattr(df, "sparkSession"):
-        raise TypeError(
-            f"df={type(df).__name__} should be a Spark DataFrame. Give one, or use the "
-            "methods of the model for arrays."
-        )
-    for option, name in wanted.items():
-        if df.columns.count(name) != 1:
-            raise ValueError(
-                f"{option}={name!r} should be one of the columns, {df.columns}. Choose "
-                "one."
-            )
-    for name in set(added) & set(df.columns):
-        raise ValueError(
-            f"df has the column {name!r}, which should be free for what is added. Drop "
-            "or rename it."
-        )
-
-
-def with_lists(df: Any, embedding: str) -> tuple[Any, str]:
-    """DataFrame with a column of arrays of numbers, and the name of that column."""
-    types = require("pyspark.sql.types", extra="spark")
-    kind = df.schema[embedding].dataType
-    if isinstance(kind, types.UserDefinedType) and kind.simpleString() == "vector":
-        functions = require("pyspark.ml.functions", extra="spark")
-        return df.withColumn(LISTS, functions.vector_to_array(embedding)), LISTS
-    element = getattr(kind, "elementType", None)
-    if not isinstance(element, types.NumericType):
-        raise ValueError(
-            f"embedding={embedding!r} has type {kind.simpleString()}, which should be "
-            "arrays of numbers or vectors. Choose another column."
-        )
-    return df, embedding
 
 
 def _with_columns(df: Any, added: Sequence[str]) -> Any:
