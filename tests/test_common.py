@@ -90,7 +90,7 @@ LAYERS = [
     {"distributed._batches"},
     {"distributed._identify"},
     {"distributed"},
-    {"distributed._spark"},
+    {"distributed._spark", "distributed.cost"},
     {"distributed.spark"},
     {"distributed.spark_ml"},
     {"__init__"},

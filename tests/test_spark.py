@@ -10,10 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from sklearn.decomposition import PCA
+from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
 
 from sk_rqkplus import RQVAE, RQKMeans, RQKMeansPlus
+from sk_rqkplus._threads import block_rows
 from sk_rqkplus.datasets import make_catalogue
+from sk_rqkplus.distributed._spark import BATCH_ROWS, spark_engine
 from sk_rqkplus.distributed.spark import (
     SparkRQKMeans,
     encode_dataframe,
@@ -22,6 +25,11 @@ from sk_rqkplus.distributed.spark import (
 from sk_rqkplus.tokens import to_strings
 
 pyspark = pytest.importorskip("pyspark", reason="pyspark is not installed")
+from sk_rqkplus.distributed.spark_ml import (  # noqa: E402
+    SemanticIDEstimator,
+    SemanticIDModel,
+)
+
 # Workers import the package, and this file, from where this process did.
 PATHS = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 
@@ -187,7 +195,7 @@ def test_bad_columns(spark, X, fitted_small):
         identify_dataframe(fitted_small, df, order="x")
     with pytest.raises(ValueError, match=r"'item_id' has type bigint, which should be"):
         encode_dataframe(fitted_small, df, "item_id")
-    with pytest.raises(ValueError, match=r"df has the column 'codes'"):
+    with pytest.raises(ValueError, match=r"df has a column 'codes'"):
         encode_dataframe(fitted_small, df.withColumn("codes", df.item_id))
     with pytest.raises(TypeError, match=r"df=ndarray should be a Spark DataFrame"):
         encode_dataframe(fitted_small, X)
@@ -196,7 +204,9 @@ def test_bad_columns(spark, X, fitted_small):
 
 
 def test_key_twice(spark, X, fitted_small):
-    df = spark.createDataFrame(table_of(np.repeat(X[:3], 2, axis=0), [0, 0, 1, 2, 3, 4]))
+    df = spark.createDataFrame(
+        table_of(np.repeat(X[:3], 2, axis=0), [0, 0, 1, 2, 3, 4])
+    )
     with pytest.raises(pyspark.errors.PythonException, match=r"item_id=0 is in more"):
         identify_dataframe(fitted_small, df).collect()
 
@@ -228,7 +238,7 @@ def many(X):
 
 @pytest.mark.parametrize("partitions", [1, 3, 8])
 def test_fit_is_that_of_one_machine(spark, many, partitions):
-    params = {"balance": "last", "max_iter": 4, "augment": "none", "random_state": 0}
+    params = {"max_iter": 2, "augment": "none", "random_state": 0}
     expected = RQKMeans((12, 12), **params).fit(many)
     df = frame(spark, many, partitions)
     model = SparkRQKMeans((12, 12), **params)
@@ -238,3 +248,95 @@ def test_fit_is_that_of_one_machine(spark, many, partitions):
         np.testing.assert_array_equal(one, other)
     np.testing.assert_array_equal(by_key(model.transform(df), "codes"), expected.codes_)
     np.testing.assert_array_equal(by_key(model.predict(df), "ids"), expected.ids_)
+
+
+def test_blocks_are_rows_in_the_order_of_keys(spark, many):
+    # Strings come in another order than numbers: "10" before "9".
+    keys = [str(i) for i in range(len(many))]
+    table = table_of(many, keys)
+    df = spark.createDataFrame(table.take(np.arange(len(many))[::-1])).repartition(5)
+    df = df.unionAll(spark.createDataFrame([], df.schema))
+    batch_rows = spark.conf.get(BATCH_ROWS)
+    with spark_engine(df, "embedding", "item_id") as engine:
+        assert (engine.n_rows, engine.n_features) == many.shape
+        labelled = engine.keep(negative_starts, 1).keep(negative_starts, 2)
+        every = list(labelled.map(whole, None))
+        some = list(labelled.map(whole, None, [1, 3]))
+        plain = list(engine.map(whole, None))
+    X = many[np.argsort(np.array(keys), kind="stable")]
+    np.testing.assert_array_equal(np.concatenate([b.X for b in every]), X)
+    assert [b.start for b in every] == list(range(0, len(X), block_rows(len(X))))
+    assert [len(b.X) for b in every[:-1]] == [block_rows(len(X))] * (len(every) - 1)
+    assert [b.start for b in some] == [every[1].start, every[3].start]
+    assert all([list(map(int, b.labels)) == [-b.start, -2 * b.start] for b in every])
+    assert all(b.labels == () for b in plain)
+    # Nothing stays with Spark, neither rows nor settings.
+    assert spark.sparkContext._jsc.getPersistentRDDs().size() == 0
+    assert spark.conf.get(BATCH_ROWS) == batch_rows
+
+
+def negative_starts(block, factor):
+    return np.array(-factor * block.start)
+
+
+def whole(block, _):
+    return block._replace(X=block.X.copy())
+
+
+@pytest.mark.parametrize(
+    "rows, message",
+    [
+        ([], r"n_samples=0 should be >= 1"),
+        ([("a", [1.0]), ("a", [2.0])], r"item_id='a' is in 2 rows, and keys should"),
+        ([("a", [1.0]), (None, [2.0])], r"key='item_id' is null in 1 rows"),
+        ([("a", [1.0]), ("b", None)], r"has no list in row item_id='b'"),
+        ([("a", [1.0]), ("b", [1.0, 2.0])], r"has 2 values in row item_id='b'"),
+        ([("a", [1.0]), ("b", [float("inf")])], r"infinity in row item_id='b'"),
+    ],
+)
+def test_fit_refuses(spark, rows, message):
+    df = spark.createDataFrame(rows, "item_id string, embedding array<float>")
+    with pytest.raises(ValueError, match=message):
+        SparkRQKMeans((2, 2)).fit(df)
+    assert spark.sparkContext._jsc.getPersistentRDDs().size() == 0
+
+
+def test_fit_refuses_columns_and_parameters(spark, X):
+    df = frame(spark, X[:9])
+    with pytest.raises(ValueError, match=r"key='id' should be one of the columns"):
+        SparkRQKMeans((2, 2)).fit(df, key="id")
+    with pytest.raises(ValueError, match=r"key='item_id' has type double, which"):
+        SparkRQKMeans((2, 2)).fit(df.withColumn("item_id", df.item_id.cast("double")))
+    with pytest.raises(ValueError, match=r"embedding='item_id' has type bigint"):
+        SparkRQKMeans((2, 2)).fit(df, "item_id", key="item_id")
+    with pytest.raises(ValueError, match=r"The 'max_iter' parameter of RQKMeans"):
+        SparkRQKMeans((2, 2), max_iter=0).fit(df)
+    with pytest.raises(NotFittedError, match=r"SparkRQKMeans instance is not fitted"):
+        SparkRQKMeans((2, 2)).transform(df)
+    assert SparkRQKMeans((2, 2)).get_params() == RQKMeans((2, 2)).get_params()
+
+
+def test_pipeline_of_spark(spark, X):
+    from pyspark.ml import Pipeline
+    from pyspark.ml.feature import MaxAbsScaler
+    from pyspark.ml.functions import array_to_vector, vector_to_array
+
+    quantizer = SparkRQKMeans((6, 6), max_samples=300, augment="none", random_state=0)
+    stage = SemanticIDEstimator(quantizer, "scaled", outputCol="sid")
+    scaler = MaxAbsScaler(inputCol="vector", outputCol="scaled")
+    df = frame(spark, X).withColumn("vector", array_to_vector("embedding"))
+    pipeline = Pipeline(stages=[scaler, stage]).fit(df)
+    encoded = pipeline.transform(df)
+    assert encoded.columns == ["item_id", "embedding", "vector", "scaled", "sid"]
+    scaled = by_key(encoded.withColumn("rows", vector_to_array("scaled")), "rows")
+    expected = RQKMeans(**quantizer.get_params()).fit(scaled)
+    np.testing.assert_array_equal(by_key(encoded, "sid"), expected.codes_)
+    # A model of one machine is a stage too, and arrays are as good as vectors.
+    model = SemanticIDModel(expected, "rows", "codes")
+    again = model.transform(encoded.withColumn("rows", vector_to_array("scaled")))
+    np.testing.assert_array_equal(by_key(again, "codes"), expected.codes_)
+    with pytest.raises(ValueError, match="df has a column 'sid', which should be free"):
+        pipeline.stages[-1].transform(encoded)
+    with pytest.raises(TypeError, match=r"quantizer=RQKMeans should be a SparkRQKM"):
+        SemanticIDEstimator(expected)
+    assert not hasattr(quantizer, "estimator_")

@@ -23,6 +23,8 @@ KEY_TYPES = ("tinyint", "smallint", "int", "bigint", "string", "binary")
 PARTITION = 2**33
 # Partitions of blocks, per task that runs at a time.
 TASKS = 2
+# Blocks that are asked for at a time: their results wait on the driver.
+WINDOW = 256
 
 
 def check_columns(df: Any, wanted: dict[str, str], added: Sequence[str] = ()) -> None:
@@ -98,9 +100,7 @@ def _engine(rows: Any, key: str, place: str, kept: list) -> "SparkEngine":
     kept.append(ordered)
     first = ordered.first()
     if first is None:
-        raise ValueError(
-            "n_samples=0 should be >= 1. Give a DataFrame that has rows."
-        )
+        raise ValueError("n_samples=0 should be >= 1. Give a DataFrame that has rows.")
     _check_distinct(ordered, key)
     numbered, n_rows = _numbered(ordered)
     n_features, step = len(first["embedding"] or []), block_rows(n_rows)
@@ -249,13 +249,16 @@ class SparkEngine:
         blocks: Sequence[int] | None = None,
     ) -> Iterator[Any]:
         """Call a function for every block, or some of them in ascending order."""
-        asked = self.blocks
-        if blocks is not None:
-            asked = asked.where(asked["block"].isin([int(block) for block in blocks]))
-        with _one_block_at_a_time(asked.sparkSession):
-            found = self._call(function, argument, asked).toArrow()
-        for row in np.argsort(found["block"].to_numpy()).tolist():
-            yield pickle.loads(found["result"][row].as_buffer())
+        n_blocks = -(-self.n_rows // block_rows(self.n_rows))
+        wanted = [int(block) for block in blocks or range(n_blocks)]
+        for i in range(0, len(wanted), WINDOW):
+            asked, some = self.blocks, wanted[i : i + WINDOW]
+            if len(some) < n_blocks:
+                asked = asked.where(asked["block"].isin(some))
+            with _one_block_at_a_time(asked.sparkSession):
+                found = self._call(function, argument, asked).toArrow()
+            for row in np.argsort(found["block"].to_numpy()).tolist():
+                yield pickle.loads(found["result"][row].as_buffer())
 
     def keep(
         self, function: Callable[[Block, Any], Any], argument: Any
@@ -302,7 +305,7 @@ def _caller(
 
 @contextmanager
 def _one_block_at_a_time(session: Any) -> Iterator[None]:
-    """Let Spark send one row in a batch: a block has as many bytes as a batch should."""
+    """Let Spark send one row in a batch: a block is as large as a batch should be."""
     before = session.conf.get(BATCH_ROWS)
     session.conf.set(BATCH_ROWS, "1")
     try:

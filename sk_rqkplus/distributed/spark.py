@@ -27,6 +27,7 @@ from sk_rqkplus.distributed._spark import (
 
 CODES, TOKENS, IDS = "codes", "tokens", "ids"
 
+
 class SparkRQKMeans(BaseEstimator):
     """RQKMeans that is fitted on a Spark DataFrame.
 
