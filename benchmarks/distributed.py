@@ -110,7 +110,7 @@ def run_faiss(model, source, out, workers):
 
 
 def run_shards(model, source, out, workers):
-    from sk_rqkplus.distributed._shards import encode_shards
+    from sk_rqkplus.distributed import encode_shards
 
     encode_shards(model, source, out)
 

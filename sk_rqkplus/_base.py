@@ -28,6 +28,17 @@ CHUNK_ROWS = 16_384
 SKETCH_TOLERANCE = 1e-5
 
 
+def refuse_collections(X) -> None:
+    """Refuse rows that an engine holds, and say which estimator takes them."""
+    engines = {"dask": "dask.DaskRQKMeans", "pyspark": "spark.SparkRQKMeans"}
+    package = type(X).__module__.partition(".")[0].removesuffix("_expr")
+    if package in engines:
+        raise TypeError(
+            f"X is a {type(X).__name__} of {package}, which should be in memory. Use "
+            f"sk_rqkplus.distributed.{engines[package]}, or collect the rows."
+        )
+
+
 def warn_of_fewer(wanted, found, *, stacklevel: int) -> None:
     """Warn where codebooks became smaller than they should be.
 
@@ -251,6 +262,7 @@ class BaseQuantizer(
         return -self._reconstruction_error(X, self._encode(X))
 
     def _validate(self, X, *, reset=False):
+        refuse_collections(X)
         if not reset:
             check_is_fitted(self)
         return validate_data(self, X, dtype=[np.float64, np.float32], reset=reset)

@@ -29,11 +29,24 @@ from sk_rqkplus._matrix_files import read_column, read_matrix
 from sk_rqkplus._pipelines import prepared, quantizer
 from sk_rqkplus._progress import is_watched, waiting
 from sk_rqkplus._table import column_means
+from sk_rqkplus._template import PUBLISHED
 from sk_rqkplus._token_files import check_item_ids
 from sk_rqkplus.ids import collision_floor, compare_ids
 from sk_rqkplus.tokens import write_index_json
 
 ESTIMATORS = {"rqkmeans": RQKMeans, "rqkmeans-plus": RQKMeansPlus, "rqvae": RQVAE}
+
+# Options of encode, with their defaults: for a folder of files, and for one file.
+SHARD_OPTIONS = {"resume": False, "keep": None, "ids": None, "order": None}
+FILE_OPTIONS = {
+    "key": None,
+    "format": None,
+    "base": 0,
+    "suffix": "always",
+    "template": PUBLISHED,
+    "separator": "",
+    "start": 0,
+}
 
 
 def demo(args: Namespace) -> None:
@@ -80,6 +93,10 @@ def fit(args: Namespace) -> None:
 
 def encode(args: Namespace) -> None:
     """Write the IDs of items, without registering them."""
+    if args.embeddings.is_dir():
+        _encode_shards(args)
+        return
+    _only_for("embeddings that are a folder", args, SHARD_OPTIONS)
     refuse(args.out, args.force)
     kind = format_of(args.out, args.format)
     model = load_model(args.model)
@@ -89,6 +106,41 @@ def encode(args: Namespace) -> None:
         ids = quantizer(model).predict(prepared(model, X), **_keys(model, item_ids))
     _write(args, args.out, kind, IDs(ids, item_ids, sizes_of(model)))
     print(f"{len(ids)} items: {args.out}")
+
+
+def _encode_shards(args: Namespace) -> None:
+    """Write the codes of a folder of Parquet files."""
+    from sk_rqkplus.distributed import encode_shards
+
+    _only_for("embeddings that are one file", args, FILE_OPTIONS)
+    found = encode_shards(
+        load_model(args.model),
+        args.embeddings,
+        args.out,
+        embedding=args.column or "embedding",
+        key=args.item_ids or "item_id",
+        keep=args.keep,
+        ids=args.ids,
+        order=args.order,
+        resume=args.resume,
+        force=args.force,
+        verbose=is_watched(),
+    )
+    skipped = f", {found.n_skipped} of them done before" if found.n_skipped else ""
+    print(f"{found.n_rows} rows in {found.n_files} files{skipped}: {args.out}")
+    if found.appended is not None:
+        new, known = found.appended
+        print(f"{new} new items, {known} known ones: {args.ids}")
+
+
+def _only_for(what: str, args: Namespace, options: dict[str, Any]) -> None:
+    """Refuse options that would be ignored."""
+    for name, default in options.items():
+        if getattr(args, name) != default:
+            raise ValueError(
+                f"--{name.replace('_', '-')} is for {what}. Leave it out of this "
+                "command."
+            )
 
 
 def extend(args: Namespace) -> None:

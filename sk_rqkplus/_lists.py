@@ -58,7 +58,7 @@ def rows_of_lists(lists: Any, place: str, row_name: Callable[[int], str]) -> np.
     ValueError
         If a list or a value is missing, or lists differ in length.
     """
-    lists = _plain(lists)
+    lists = getattr(lists, "storage", lists)
     if len(lists) == 0:
         return np.empty((0, 0), dtype=np.float32)
     if lists.null_count:
@@ -87,18 +87,6 @@ def uneven(place: str, row: str, found: int, wanted: int) -> ValueError:
         f"{place} has {found} values in {row}, which should be {wanted} as in the "
         "first one."
     )
-
-
-def _plain(lists: Any) -> Any:
-    """The same lists in a layout whose values are one after the other."""
-    pa = require("pyarrow", extra="parquet")
-    if isinstance(lists, pa.ExtensionArray):
-        lists = lists.storage
-    if pa.types.is_list_view(lists.type):
-        return lists.cast(pa.list_(lists.type.value_type))
-    if pa.types.is_large_list_view(lists.type):
-        return lists.cast(pa.large_list(lists.type.value_type))
-    return lists
 
 
 def _first_null(values: Any) -> int:

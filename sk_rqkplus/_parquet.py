@@ -7,6 +7,8 @@ from typing import Any
 
 from sk_rqkplus._extras import require
 
+BUFFER_BYTES = 2**22
+
 
 @contextmanager
 def open_parquet(path: str | PathLike) -> Iterator[Any]:
@@ -34,6 +36,7 @@ def open_parquet(path: str | PathLike) -> Iterator[Any]:
     parquet = require("pyarrow.parquet", extra="parquet")
     with pa.OSFile(fspath(path)) as source:
         try:
-            yield parquet.ParquetFile(source)
+            # Buffered: without it a column of a row group is read as a whole.
+            yield parquet.ParquetFile(source, buffer_size=BUFFER_BYTES)
         except (pa.ArrowException, OSError) as error:
             raise ValueError(f"{path} should be a Parquet file: {error}") from error

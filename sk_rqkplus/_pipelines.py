@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import joblib
 import numpy as np
 from sklearn.pipeline import Pipeline
 
@@ -16,3 +17,11 @@ def prepared(model: Any, X: np.ndarray) -> np.ndarray:
     if isinstance(model, Pipeline) and len(model) > 1:
         return model[:-1].transform(X)
     return X
+
+
+def fingerprint_of(model: Any) -> str:
+    """Digest of all that codes are made with, preparing steps included."""
+    own = quantizer(model)._fingerprint()
+    if isinstance(model, Pipeline) and len(model) > 1:
+        return f"{own}-{joblib.hash(model.steps[:-1])}"
+    return own

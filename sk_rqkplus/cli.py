@@ -126,13 +126,42 @@ def _add_encode(commands: Any) -> None:
         commands,
         _commands.encode,
         "Write the IDs of items. IDs of items that the model does not know are "
-        "provisional: extend registers them.",
+        "provisional: extend registers them. Of a folder of Parquet files, write the "
+        "codes, a file at a time.",
         "items.npy --model model --out index.json",
     )
     _add_embeddings(command)
     command.add_argument("--model", type=Path, required=True, help=MODEL_HELP)
     _add_out(command)
     _add_force(command, "the output")
+    _add_shards(command)
+
+
+def _add_shards(command: argparse.ArgumentParser) -> None:
+    """Options of a table of many files."""
+    group = command.add_argument_group(
+        "embeddings that are a folder of Parquet files, as is the output then"
+    )
+    group.add_argument(
+        "--resume", action="store_true", help="go on with what a run before this began"
+    )
+    group.add_argument(
+        "--keep",
+        type=lambda text: text.split(","),
+        metavar="COLUMNS",
+        help="columns to write beside the codes (default: that of --item-ids)",
+    )
+    group.add_argument(
+        "--ids",
+        type=Path,
+        metavar="DIRECTORY",
+        help="catalogue of unique IDs to append the items to, or to make",
+    )
+    group.add_argument(
+        "--order",
+        metavar="COLUMN",
+        help="numbers by which items get their IDs, the largest first",
+    )
 
 
 def _add_extend(commands: Any) -> None:

@@ -11,23 +11,29 @@ from sk_rqkplus import RQVAE, RQKMeans, RQKMeansPlus
 from sk_rqkplus.distributed import encode_batch, encoded_schema, identify, lean
 from sk_rqkplus.tokens import to_strings
 
-LISTS = {
-    "list": lambda value, n: pa.list_(value),
-    "large list": lambda value, n: pa.large_list(value),
-    "fixed-size list": pa.list_,
-    "list view": lambda value, n: pa.list_view(value),
-    "large list view": lambda value, n: pa.large_list_view(value),
-}
+
+def view_of(X, array):
+    """Rows as views of values that are in the opposite order."""
+    sizes = np.full(len(X), X.shape[1])
+    offsets = (np.cumsum(sizes) - sizes)[::-1]
+    number = np.int64 if array is pa.LargeListViewArray else np.int32
+    values = pa.array(np.ascontiguousarray(X[::-1]).reshape(-1))
+    return array.from_arrays(offsets.astype(number), sizes.astype(number), values)
 
 
-def embeddings(X, kind=None):
-    """Rows as lists of Arrow."""
+def embeddings(X):
+    """Rows as lists of one size."""
     values = pa.array(np.ascontiguousarray(X).reshape(-1))
-    lists = pa.FixedSizeListArray.from_arrays(values, X.shape[1])
-    if kind is None:
-        return lists
-    # Not every layout is cast to every other one.
-    return lists.cast(pa.large_list(kind.value_type)).cast(kind)
+    return pa.FixedSizeListArray.from_arrays(values, X.shape[1])
+
+
+LISTS = {
+    "list": lambda X: embeddings(X).cast(pa.list_(pa.from_numpy_dtype(X.dtype))),
+    "large": lambda X: embeddings(X).cast(pa.large_list(pa.from_numpy_dtype(X.dtype))),
+    "fixed size": embeddings,
+    "view": lambda X: view_of(X, pa.ListViewArray),
+    "large view": lambda X: view_of(X, pa.LargeListViewArray),
+}
 
 
 def batch_of(X, **columns):
@@ -65,8 +71,7 @@ def crowded(request, copies):
 @pytest.mark.parametrize("name", LISTS)
 def test_codes_are_those_of_transform(X, fitted, name, dtype):
     X = X.astype(dtype)
-    kind = LISTS[name](pa.from_numpy_dtype(dtype), X.shape[1])
-    columns = {"item_id": np.arange(len(X)), "embedding": embeddings(X, kind)}
+    columns = {"item_id": np.arange(len(X)), "embedding": LISTS[name](X)}
     batch = pa.record_batch(columns)
     found = encode_batch(batch, fitted)
     assert found.schema.equals(encoded_schema(batch.schema, fitted))
@@ -272,11 +277,11 @@ def test_what_cannot_be_identified(X, fitted):
         identify(table.drop_columns(["codes"]), fitted)
     with pytest.raises(ValueError, match="dedup='reassign' needs it. Choose one"):
         identify(table.drop_columns(["embedding"]), fitted)
+    wrong = pa.array(np.full((4, 3), 16).tolist())
     with pytest.raises(ValueError, match="codes should have 3 values from 0 to below"):
-        wrong = pa.array(np.full((4, 3), 16).tolist())
         identify(table.set_column(2, "codes", [wrong]), fitted)
     with pytest.raises(ValueError, match="order='x' should be a column of numbers amo"):
         identify(table, fitted, order="x")
+    order = table.append_column("x", pa.array([1.0, 2.0, np.nan, 3.0]))
     with pytest.raises(ValueError, match="order='x' has no value in row item_id=2"):
-        order = pa.array([1.0, 2.0, np.nan, 3.0])
-        identify(table.append_column("x", order), fitted, order="x")
+        identify(order, fitted, order="x")

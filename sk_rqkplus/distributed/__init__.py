@@ -7,5 +7,16 @@ see ``_fit`` for what an engine has to do.
 
 from sk_rqkplus.distributed._batches import encode_batch, encoded_schema, lean
 from sk_rqkplus.distributed._identify import identify
+from sk_rqkplus.distributed._shards import Encoded, encode_shards
+from sk_rqkplus.distributed.catalogue import Appended, ShardedCatalogue
 
-__all__ = ["encode_batch", "encoded_schema", "identify", "lean"]
+__all__ = [
+    "Appended",
+    "Encoded",
+    "ShardedCatalogue",
+    "encode_batch",
+    "encode_shards",
+    "encoded_schema",
+    "identify",
+    "lean",
+]

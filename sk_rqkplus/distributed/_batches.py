@@ -224,8 +224,9 @@ def encode_batch(
     True
     """
     pa = require("pyarrow", extra="parquet")
-    options = {"embedding": embedding, "key": key, "keep": keep, "tokens": tokens}
-    schema = encoded_schema(batch.schema, model, **options)
+    schema = encoded_schema(
+        batch.schema, model, embedding=embedding, key=key, keep=keep, tokens=tokens
+    )
     if key in _kept(key, keep):
         check_complete(batch.column(key), key)
     codes = _codes(batch, model, embedding, key)

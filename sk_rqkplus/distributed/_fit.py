@@ -17,8 +17,9 @@ from sk_rqkplus._balance import Moments, Scores, Selection, add_up, score_rows
 from sk_rqkplus._nearest import Codewords
 from sk_rqkplus._refine import merge_sums, refine_sums, solve_codebooks
 from sk_rqkplus._residual import Leftover
+from sk_rqkplus._rqkmeans import RQKMeans
 from sk_rqkplus._table import column_sums, largest_deviation
-from sk_rqkplus._threads import CPU, block_rows, inside_chunk
+from sk_rqkplus._threads import CPU, block_rows, inside_chunk, one_thread
 
 Result = TypeVar("Result")
 
@@ -415,3 +416,39 @@ def _of_scores(
     index = None if len(inside) == len(rows) else torch.from_numpy(inside)
     scores = Scores(rows, codebook, index, sizes=[len(inside)], n_tile=n_tile)
     return method(scores, *args)
+
+
+def fit_engine(estimator: RQKMeans, engine: Engine) -> RQKMeans:
+    """Fit an estimator on the rows of an engine; it knows none of them afterwards.
+
+    Parameters
+    ----------
+    estimator : RQKMeans
+        Estimator with its parameters.
+
+    engine : Engine
+        Where the rows are.
+
+    Returns
+    -------
+    estimator : RQKMeans
+        The same, without ``codes_``, ``ids_`` and ``catalogue_``.
+    """
+    estimator._validate_params()
+    if torch.device(estimator._resolve_device()).type != "cpu" and (
+        estimator.device != "auto"
+    ):
+        raise ValueError(
+            f"device={estimator.device!r} should be 'auto' or 'cpu': engines compute on "
+            "CPUs. Fit on a GPU with RQKMeans and max_samples."
+        )
+    table = EngineTable(engine)
+    if len(table) == 0:
+        raise ValueError("X has n_samples=0 rows, which should be >= 1. Give a table.")
+    table.check()
+    estimator.n_features_in_ = engine.n_features
+    with one_thread():
+        estimator._fit_table(table)
+    estimator._n_features_out = len(estimator.codebooks_)
+    estimator.fingerprint_ = estimator._fingerprint()
+    return estimator

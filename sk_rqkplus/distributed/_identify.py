@@ -92,9 +92,7 @@ def identify(
         taken = np.empty((0, codes.shape[1] + 1), dtype=np.int32)
     taken = check_codes(taken)
     last = quantizer(model)
-    ask = None
-    if last.dedup == "reassign":
-        ask = _distances(table, model, codes, key, embedding)
+    distances = _Distances(table, model, codes, key, embedding)
     ids = np.empty((len(codes), codes.shape[1] + 1), dtype=np.int32)
     for rows, used in _groups(codes, rank, taken, last.dedup):
         # Groups of prefixes do not meet, so that each is a call of its own: whatever
@@ -103,7 +101,7 @@ def identify(
             codes[rows],
             last.dedup,
             codebook_size=len(last.codebooks_[-1]),
-            distances=None if ask is None else lambda i, rows=rows: ask(rows[i]),
+            distances=distances.among(rows),
             taken=used,
         )
     return pa.table({key: table[key], "ids": lists_of_rows(ids)})
@@ -246,23 +244,32 @@ def _groups(
         yield rows[start:stop], taken[used]
 
 
-def _distances(
-    table: Any, model: Any, codes: np.ndarray, key: str, embedding: str
-) -> Callable[[np.ndarray], np.ndarray]:
-    """Function of row numbers: distances to the last codewords."""
-    if table.schema.names.count(embedding) != 1:
-        raise ValueError(
-            f"embedding={embedding!r} should be one of the columns, "
-            f"{table.schema.names}: dedup='reassign' needs it. Choose one."
+class _Distances:
+    """Distances of rows of a table to the last codewords, where they are asked for."""
+
+    def __init__(
+        self, table: Any, model: Any, codes: np.ndarray, key: str, embedding: str
+    ):
+        self.model, self.codes = model, codes
+        if quantizer(model).dedup != "reassign":
+            return
+        if table.schema.names.count(embedding) != 1:
+            raise ValueError(
+                f"embedding={embedding!r} should be one of the columns, "
+                f"{table.schema.names}: dedup='reassign' needs it. Choose one."
+            )
+        self.X = rows_of_lists(
+            table[embedding].combine_chunks(),
+            f"embedding={embedding!r}",
+            lambda row: row_name(table[key], key, row),
         )
-    X = rows_of_lists(
-        table[embedding].combine_chunks(),
-        f"embedding={embedding!r}",
-        lambda row: row_name(table[key], key, row),
-    )
 
-    def distances(rows: np.ndarray) -> np.ndarray:
-        asked = quantizer(model)._validate(prepared(model, X[rows]))
-        return quantizer(model)._last_distances(asked, codes[rows])(slice(None))
+    def among(self, rows: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+        """Distances by the position of a row among some."""
+        return lambda index: self.of(rows[index])
 
-    return distances
+    def of(self, rows: np.ndarray) -> np.ndarray:
+        """Distances of some rows of the table."""
+        last = quantizer(self.model)
+        X = last._validate(prepared(self.model, self.X[rows]))
+        return last._last_distances(X, self.codes[rows])(slice(None))

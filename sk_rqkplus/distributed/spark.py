@@ -16,7 +16,7 @@ from sk_rqkplus._extras import require
 from sk_rqkplus._pipelines import quantizer
 from sk_rqkplus._rqkmeans import RQKMeans
 from sk_rqkplus.distributed._batches import encode_batch, lean
-from sk_rqkplus.distributed._fit import EngineTable
+from sk_rqkplus.distributed._fit import fit_engine
 from sk_rqkplus.distributed._identify import identify
 from sk_rqkplus.distributed._spark import (
     check_columns,
@@ -102,11 +102,10 @@ class SparkRQKMeans(BaseEstimator):
         estimator = RQKMeans(**self.get_params(deep=False))
         estimator._validate_params()
         with spark_engine(df, embedding, key) as engine:
-            estimator.n_features_in_ = engine.n_features
-            estimator._fit_table(EngineTable(engine))
-        estimator._n_features_out = len(estimator.codebooks_)
-        estimator.fingerprint_ = estimator._fingerprint()
+            fit_engine(estimator, engine)
         fitted = {k: v for k, v in vars(estimator).items() if k.endswith("_")}
+        for name in [name for name in vars(self) if name.endswith("_")]:
+            delattr(self, name)
         vars(self).update(fitted)
         self.estimator_, self.embedding_, self.key_ = estimator, embedding, key
         return self
