@@ -36,7 +36,9 @@ def open_parquet(path: str | PathLike) -> Iterator[Any]:
     parquet = require("pyarrow.parquet", extra="parquet")
     with pa.OSFile(fspath(path)) as source:
         try:
-            # Buffered: without it a column of a row group is read as a whole.
-            yield parquet.ParquetFile(source, buffer_size=BUFFER_BYTES)
+            # Or else a column of a row group is read as a whole.
+            yield parquet.ParquetFile(
+                source, buffer_size=BUFFER_BYTES, pre_buffer=False
+            )
         except (pa.ArrowException, OSError) as error:
             raise ValueError(f"{path} should be a Parquet file: {error}") from error

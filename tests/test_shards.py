@@ -129,9 +129,7 @@ def test_what_is_there_is_not_overwritten(tmp_path, table, fitted):
     with pytest.raises(ValueError, match="resume=True and force=True exclude each"):
         encode_shards(fitted, table, out, resume=True, force=True)
     (out / "notes.txt").write_text("mine")
-    with pytest.raises(
-        ValueError, match=r"has other files, \['notes.txt'\], and shoul"
-    ):
+    with pytest.raises(ValueError, match=r"has other files, \['notes.txt'\], and"):
         encode_shards(fitted, table, out, force=True)
     assert stamps(out) == before
 
@@ -166,7 +164,7 @@ def test_bad_files_are_named_before_anything_is_written(tmp_path, table, fitted)
         encode_shards(fitted, table, out)
     rows = pq.ParquetFile(good).read()
     pq.write_table(rows.drop_columns(["embedding"]), bad)
-    with pytest.raises(ValueError, match="part-9.parquet: embedding='embedding' shoul"):
+    with pytest.raises(ValueError, match="part-9.parquet: embedding='embedding'"):
         encode_shards(fitted, table, out)
     pq.write_table(rows.cast(rows.schema.set(0, pa.field("item_id", "int32"))), bad)
     with pytest.raises(ValueError, match="part-9.parquet has the columns .*'int32'"):
