@@ -189,6 +189,7 @@ def fit_memory(params, source, workers):
 
 def fit_dask(params, source, workers):
     import dask.array as da
+
     from sk_rqkplus.distributed.dask import DaskRQKMeans
 
     cluster, client = dask_cluster(workers, source.parent)
