@@ -40,8 +40,10 @@ def check_columns(df: Any, wanted: dict[str, str], added: Sequence[str] = ()) ->
                 f"{option}={name!r} should be one of the columns, {df.columns}. Choose "
                 "one."
             )
+    # Spark does not tell names apart by their case.
+    there = {name.lower() for name in df.columns}
     for name in added:
-        if name in df.columns:
+        if name.lower() in there:
             raise ValueError(
                 f"df has a column {name!r}, which should be free for what is added. "
                 "Drop or rename it."
