@@ -1,5 +1,6 @@
 """One ID per item: a suffix, or another codeword of the last level."""
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise, product
 
@@ -16,11 +17,13 @@ from sk_rqkplus._groups import (
     stable_sort,
 )
 from sk_rqkplus._keys import as_keys, key_order
+from sk_rqkplus._threads import map_chunks
 
 # Distances of many small groups are asked for at a time, in tables of so many values.
 BATCH_VALUES = 2**22
-# Groups of up to so many items are solved all at once.
-SMALL = 3
+# Groups of up to so many items are solved all at once, larger ones by threads that
+# take so many rows at a time.
+SMALL, CHUNK_ROWS = 3, 1024
 
 LastDistances = Callable[[np.ndarray], np.ndarray]
 
@@ -198,8 +201,10 @@ def _reassign(
         used = slice(*np.searchsorted(used_group, [first, last + 1]))
         start = np.searchsorted(group[batch], used_group[used], side="left")
         stop = np.searchsorted(group[batch], used_group[used], side="right")
-        columns = np.repeat(used_column[used], stop - start)
-        table[ranges(start, stop), columns] = np.inf
+        if used.start < used.stop:
+            columns = np.repeat(used_column[used], stop - start)
+            table = table.copy()
+            table[ranges(start, stop), columns] = np.inf
         codes[rows[batch], -1] = _assign(table, group[batch])
     return codes
 
@@ -231,8 +236,8 @@ def _batches(group: np.ndarray, n_rows: int) -> Iterator[slice]:
 
 
 def _ask(distances: LastDistances, rows: np.ndarray, codebook_size: int) -> np.ndarray:
-    """Table of distances, checked, that may be written to."""
-    table = np.array(distances(rows), dtype=np.float64)
+    """Table of distances, checked."""
+    table = np.asarray(distances(rows), dtype=np.float64)
     if table.shape != (len(rows), codebook_size) or not np.isfinite(table).all():
         raise ValueError(
             f"distances of {len(rows)} rows have shape={table.shape}, which should be "
@@ -252,10 +257,16 @@ def _assign(table: np.ndarray, group: np.ndarray) -> np.ndarray:
         if len(rows):
             column[rows] = assign_small(table[rows])
     large = sizes > SMALL
-    for start, size in zip(starts[large], sizes[large], strict=True):
-        column[start : start + size] = linear_sum_assignment(
-            table[start : start + size]
-        )[1]
+    starts, sizes = starts[large], sizes[large]
+
+    def assign_large(chunk: slice) -> None:
+        """Solve the groups that begin in a chunk of rows; scipy lets threads run."""
+        some = slice(*np.searchsorted(starts, [chunk.start, chunk.stop]))
+        for start, size in zip(starts[some], sizes[some], strict=True):
+            rows = slice(start, start + size)
+            column[rows] = linear_sum_assignment(table[rows])[1]
+
+    deque(map_chunks(assign_large, len(table), CHUNK_ROWS), maxlen=0)
     return column
 
 
