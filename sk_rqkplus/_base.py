@@ -29,7 +29,13 @@ SKETCH_TOLERANCE = 1e-5
 
 
 def refuse_collections(X) -> None:
-    """Refuse rows that an engine holds, and say which estimator takes them."""
+    """Refuse rows that an engine holds, and say which estimator takes them.
+
+    Parameters
+    ----------
+    X : object
+        What the caller gave.
+    """
     engines = {"dask": "dask.DaskRQKMeans", "pyspark": "spark.SparkRQKMeans"}
     package = type(X).__module__.partition(".")[0].removesuffix("_expr")
     if package in engines:

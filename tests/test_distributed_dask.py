@@ -21,12 +21,12 @@ pd = pytest.importorskip("pandas", reason="pandas is not installed")
 from sk_rqkplus.distributed.dask import DaskRQKMeans  # noqa: E402
 
 SIZES = (8, 8)
-CHUNKS = [(3000,), (1500, 1500), (750,) * 4, (1, 1700, 0, 599, 700), (0, 3000, 0)]
+CHUNKS = [(1500,), (750, 750), (375,) * 4, (1, 700, 0, 299, 500), (0, 1500, 0)]
 
 
 @pytest.fixture(scope="module")
 def rows():
-    X = make_catalogue(3000, 12, branching=(6, 6), random_state=0).data
+    X = make_catalogue(1500, 12, branching=(6, 6), random_state=0).data
     X[200:220] = X[0]
     return X.astype(np.float32)
 
@@ -46,7 +46,7 @@ def in_threads():
 
 
 def collection(X, chunks):
-    return da.from_array(X, chunks=(chunks, X.shape[1]))
+    return da.from_array(X, chunks=(chunks, X.shape[1])).persist()
 
 
 def assert_same_model(found, expected):
@@ -79,11 +79,16 @@ def test_partitions_do_not_matter_on_a_cluster(cluster, rows, chunks):
     check_against_memory(rows, chunks, balance="all")
 
 
+def test_scores_may_stay_on_a_cluster(cluster, rows, monkeypatch):
+    monkeypatch.setattr("sk_rqkplus.distributed._fit.GATHERED_VALUES", 0)
+    check_against_memory(rows[:600], (200, 300, 100), codebook_sizes=(4,))
+
+
 @pytest.mark.parametrize(
     "params",
     [
         {"balance": "none", "dedup": "suffix"},
-        {"max_samples": 1000},
+        {"max_samples": 600},
         {"augment": 2000, "codebook_sizes": (8,)},
         {"refine": 1, "beam_size": 2},
     ],
@@ -103,29 +108,26 @@ def test_other_schedulers_and_dtypes(in_threads, rows, dtype):
 def test_a_killed_worker_changes_nothing(cluster, rows, tmp_path):
     params = {"codebook_sizes": SIZES, "balance": "all", "random_state": 0}
     expected = RQKMeans(**params).fit(rows)
-    marker = tmp_path / "passes"
+    marker, killed = tmp_path / "passes", tmp_path / "killed"
 
     def die_once(block):
         with marker.open("a") as file:
             file.write(".")
         # Well into the fit: the rows are read again in every pass.
-        if block.shape[0] and marker.stat().st_size == 60:
+        if marker.stat().st_size >= 30 and not killed.exists():
+            killed.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return block
 
-    X = collection(rows, (1500, 1500)).map_blocks(die_once, dtype=rows.dtype)
-    before = {worker["pid"] for worker in pids(cluster)}
+    X = collection(rows, (750, 750)).map_blocks(die_once, dtype=rows.dtype)
+    before = set(cluster.run(os.getpid).values())
     with dask.config.set({"distributed.scheduler.allowed-failures": 10}):
         found = DaskRQKMeans(**params).fit(X)
-    assert marker.stat().st_size > 60
+    assert killed.exists()
     cluster.wait_for_workers(2)
-    assert {worker["pid"] for worker in pids(cluster)} != before
+    assert set(cluster.run(os.getpid).values()) != before
     assert_same_model(found, expected)
     assert_array_equal(found.transform(X).compute(), expected.codes_)
-
-
-def pids(client):
-    return [{"pid": pid} for pid in client.run(os.getpid).values()]
 
 
 def test_grid_search_on_a_cluster(cluster, rows):
@@ -155,43 +157,48 @@ def test_dataframes_of_unknown_length(in_threads, rows):
         found.transform(on_dask[on_dask.columns[::-1]])
 
 
-def test_a_column_of_lists(in_threads, rows):
+def test_a_column_of_lists(in_threads, rows, tmp_path):
     X = rows[:800]
     table = pd.DataFrame({"item": range(800), "vector": list(X)})
-    table = dd.from_pandas(table, npartitions=3)
-    table = table[table.item != 900]
-    found = DaskRQKMeans(SIZES, random_state=0).fit(table, column="vector")
+    for part in range(2):
+        table[400 * part : 400 * part + 400].to_parquet(tmp_path / f"{part}.parquet")
+    on_dask = dd.read_parquet(tmp_path)
+    on_dask = on_dask[on_dask.item != 900]
+    found = DaskRQKMeans(SIZES, random_state=0).fit(on_dask, column="vector")
     expected = RQKMeans(SIZES, random_state=0).fit(X)
     assert_same_model(found, expected)
-    assert_array_equal(found.predict(table).compute(), expected.ids_)
+    assert_array_equal(found.predict(on_dask).compute(), expected.ids_)
     with pytest.raises(ValueError, match="column='vectors' should be one of"):
-        DaskRQKMeans(SIZES).fit(table, column="vectors")
+        DaskRQKMeans(SIZES).fit(on_dask, column="vectors")
 
 
-def test_ragged_lists_are_refused(in_threads):
+def test_other_columns_are_refused(in_threads):
     table = pd.DataFrame({"vector": [[1.0, 2.0], [3.0, 4.0], [5.0], [6.0, 7.0]]})
-    table = dd.from_pandas(table, npartitions=2)
-    with pytest.raises(ValueError, match="at index 2 a value that is no list of 2"):
-        DaskRQKMeans((2,)).fit(table, column="vector")
+    with pytest.raises(ValueError, match="has strings"):
+        DaskRQKMeans((2,)).fit(dd.from_pandas(table, npartitions=2), column="vector")
+    with dask.config.set({"dataframe.convert-string": False}):
+        ragged = dd.from_pandas(table, npartitions=2)
+        with pytest.raises(ValueError, match="at index 2 a value that is no list of 2"):
+            DaskRQKMeans((2,)).fit(ragged, column="vector")
 
 
 def test_a_bad_row_is_named(in_threads, rows):
     X = rows.copy()
-    X[2017, 3] = np.nan
+    X[1017, 3] = np.nan
     model = DaskRQKMeans(SIZES)
-    with pytest.raises(ValueError, match=r"X\[2017\] contains NaN"):
+    with pytest.raises(ValueError, match=r"X\[1017\] contains NaN"):
         model.fit(collection(X, CHUNKS[3]))
     assert not hasattr(model, "codebooks_")
 
 
 def test_a_failed_fit_leaves_the_model_as_it_was(in_threads, rows):
-    model = DaskRQKMeans(SIZES, random_state=0).fit(collection(rows, (3000,)))
+    model = DaskRQKMeans(SIZES, random_state=0).fit(collection(rows, (1500,)))
     before = model.fingerprint_
 
     def fail(block):
         raise OSError("the disk is gone")
 
-    bad = collection(rows, (1500, 1500)).map_blocks(fail, dtype=rows.dtype, meta=rows)
+    bad = collection(rows, (750, 750)).map_blocks(fail, dtype=rows.dtype, meta=rows)
     with pytest.raises(OSError, match="the disk is gone"):
         model.fit(bad)
     assert model.fingerprint_ == before
@@ -201,16 +208,16 @@ def test_errors_of_workers_arrive(cluster, rows):
     def fail(block):
         raise OSError("the disk is gone")
 
-    bad = collection(rows, (1500, 1500)).map_blocks(fail, dtype=rows.dtype, meta=rows)
+    bad = collection(rows, (750, 750)).map_blocks(fail, dtype=rows.dtype, meta=rows)
     with pytest.raises(OSError, match="the disk is gone"):
         DaskRQKMeans(SIZES).fit(bad)
 
 
 def test_reconstructions_and_score(in_threads, rows):
-    X = collection(rows, (1400, 1600))
+    X = collection(rows, (700, 800))
     model = DaskRQKMeans(SIZES, random_state=0).fit(X)
-    made = model.inverse_transform(model.predict(X))
-    assert made.chunks == ((1400, 1600), (12,))
+    made = model.inverse_transform(model.transform(X))
+    assert made.chunks == ((700, 800), (12,))
     assert made.dtype == rows.dtype
     expected = model.estimator_.inverse_transform(model.estimator_.transform(rows))
     assert_array_equal(made.compute(), expected)
@@ -220,7 +227,7 @@ def test_reconstructions_and_score(in_threads, rows):
 def test_conventions(in_threads, rows):
     model = DaskRQKMeans(SIZES, balance="none", random_state=0)
     assert model.get_params() == RQKMeans(**model.get_params()).get_params()
-    X = collection(rows, (3000,))
+    X = collection(rows, (1500,))
     with pytest.raises(NotFittedError, match="not fitted"):
         model.transform(X)
     codes = model.fit_transform(X)
@@ -250,10 +257,10 @@ def test_what_is_refused(in_threads, change, X, message):
 @pytest.mark.parametrize("estimator", [RQKMeans((2,)), RQKMeansPlus((2,))])
 def test_collections_are_not_for_estimators_in_memory(rows, estimator):
     with pytest.raises(TypeError, match="DaskRQKMeans"):
-        estimator.fit(collection(rows, (3000,)))
+        estimator.fit(collection(rows, (1500,)))
     fitted = RQKMeans((2,)).fit(rows[:100])
     with pytest.raises(TypeError, match="DaskRQKMeans"):
-        fitted.transform(collection(rows, (3000,)))
+        fitted.transform(collection(rows, (1500,)))
 
 
 def test_a_spark_dataframe_is_not_for_estimators_in_memory():
@@ -263,5 +270,5 @@ def test_a_spark_dataframe_is_not_for_estimators_in_memory():
 
 
 def test_progress_is_shown(in_threads, rows, capsys):
-    DaskRQKMeans(SIZES, verbose=1).fit(collection(rows, (3000,)))
+    DaskRQKMeans(SIZES, verbose=1).fit(collection(rows, (1500,)))
     assert "RQKMeans" in capsys.readouterr().err

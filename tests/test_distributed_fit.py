@@ -54,6 +54,11 @@ def assert_same_model(found, expected):
     assert_array_equal(found.duality_gap_, expected.duality_gap_)
 
 
+@pytest.fixture(autouse=True, params=[0, 2**26], ids=["spread", "gathered"])
+def where_scores_are(request, monkeypatch):
+    monkeypatch.setattr("sk_rqkplus.distributed._fit.GATHERED_VALUES", request.param)
+
+
 def fit_both(X, **params):
     params = {"codebook_sizes": (16, 16), "random_state": 0, **params}
     expected = RQKMeans(**params).fit(X)

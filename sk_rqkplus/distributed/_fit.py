@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sk_rqkplus._balance import Moments, Scores, Selection, add_up, score_rows
 from sk_rqkplus._nearest import Codewords
+from sk_rqkplus._points import Points
 from sk_rqkplus._refine import merge_sums, refine_sums, solve_codebooks
 from sk_rqkplus._residual import Leftover
 from sk_rqkplus._rqkmeans import RQKMeans
@@ -22,6 +23,10 @@ from sk_rqkplus._table import column_sums, largest_deviation
 from sk_rqkplus._threads import CPU, block_rows, inside_chunk, one_thread
 
 Result = TypeVar("Result")
+
+# Rows of so many values, 256 MB of them, are balanced on one machine: that takes some
+# hundred passes.
+GATHERED_VALUES = 2**26
 
 
 class Block(NamedTuple):
@@ -296,9 +301,13 @@ class EngineRows:
         parts = self.run(_distinct, index.start, index.stop, by, blocks=blocks)
         return np.unique(np.concatenate(list(parts)), axis=0)
 
-    def scores(self, codebook: Tensor, selection: Selection) -> "EngineScores":
-        """Scores of some rows."""
-        return EngineScores(self, codebook, selection)
+    def scores(self, codebook: Tensor, selection: Selection) -> Scores:
+        """Scores of some rows, which come to this machine where they are few."""
+        if len(selection) * self.engine.n_features > GATHERED_VALUES:
+            return EngineScores(self, codebook, selection)
+        numbers = torch.from_numpy(selection.inside(0, len(self)))
+        gathered = Gathered(self, numbers)
+        return Scores(gathered, codebook, sizes=selection.sizes())
 
     def advance(self, words: Codewords) -> None:
         """Subtract the nearest codewords; labels stay on the engine."""
@@ -320,6 +329,27 @@ class EngineRows:
         sums = merge_sums(self.run(_refine_sums, beam_size))
         books = [words.codebook.numpy() for words in self.levels]
         return solve_codebooks(sums, books, ridge=ridge)
+
+
+class Gathered(Points):
+    """Some rows of an engine, rounded, on this machine.
+
+    Parameters
+    ----------
+    rows : EngineRows
+        Where exact rows are asked for.
+
+    numbers : Tensor of shape (n_rows,), int64
+        Which rows.
+    """
+
+    def __init__(self, rows: EngineRows, numbers: Tensor):
+        super().__init__(rows.take(numbers))
+        self.source, self.numbers = rows, numbers
+
+    def exact(self, index: Tensor) -> Tensor:
+        """Some of the rows in float64."""
+        return self.source.exact(self.numbers[index])
 
 
 def _of_points(rows: BlockRows, function: Callable, args: tuple) -> Any:
@@ -439,8 +469,8 @@ def fit_engine(estimator: RQKMeans, engine: Engine) -> RQKMeans:
         estimator.device != "auto"
     ):
         raise ValueError(
-            f"device={estimator.device!r} should be 'auto' or 'cpu': engines compute on "
-            "CPUs. Fit on a GPU with RQKMeans and max_samples."
+            f"device={estimator.device!r} should be 'auto' or 'cpu': engines compute "
+            "on CPUs. Fit on a GPU with RQKMeans and max_samples."
         )
     table = EngineTable(engine)
     if len(table) == 0:

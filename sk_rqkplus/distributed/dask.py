@@ -71,7 +71,7 @@ class DaskRQKMeans(BaseEstimator):
 
         Parameters
         ----------
-        X : dask.array.Array or dask.dataframe.DataFrame of shape (n_samples, n_features)
+        X : Dask array or dataframe of shape (n_samples, n_features)
             Item embeddings. Chunks of unknown length are computed once to count them.
 
         y : None
@@ -110,12 +110,12 @@ class DaskRQKMeans(BaseEstimator):
 
         Parameters
         ----------
-        X : dask.array.Array or dask.dataframe.DataFrame of shape (n_samples, n_features)
+        X : Dask array or dataframe of shape (n_samples, n_features)
             Item embeddings.
 
         Returns
         -------
-        codes : dask.array.Array of shape (n_samples, n_levels), int32
+        codes : Dask array of shape (n_samples, n_levels), int32
             Codes, in chunks of the same rows.
         """
         return self._encode(self._rows(X))
@@ -125,7 +125,7 @@ class DaskRQKMeans(BaseEstimator):
 
         Parameters
         ----------
-        X : dask.array.Array or dask.dataframe.DataFrame of shape (n_samples, n_features)
+        X : Dask array or dataframe of shape (n_samples, n_features)
             Item embeddings.
 
         y : None
@@ -133,7 +133,7 @@ class DaskRQKMeans(BaseEstimator):
 
         Returns
         -------
-        codes : dask.array.Array of shape (n_samples, n_levels), int32
+        codes : Dask array of shape (n_samples, n_levels), int32
             Codes, in chunks of the same rows.
         """
         return self.fit(X).transform(X)
@@ -146,12 +146,12 @@ class DaskRQKMeans(BaseEstimator):
 
         Parameters
         ----------
-        X : dask.array.Array or dask.dataframe.DataFrame of shape (n_samples, n_features)
+        X : Dask array or dataframe of shape (n_samples, n_features)
             Item embeddings, all that need IDs.
 
         Returns
         -------
-        ids : dask.array.Array of shape (n_samples, n_levels + 1), int32
+        ids : Dask array of shape (n_samples, n_levels + 1), int32
             Codes and suffixes, in chunks of the same rows; of the fitted rows they are
             ``RQKMeans.fit(X).ids_``.
         """
@@ -163,7 +163,7 @@ class DaskRQKMeans(BaseEstimator):
 
         Parameters
         ----------
-        X : dask.array.Array or dask.dataframe.DataFrame of shape (n_samples, n_features)
+        X : Dask array or dataframe of shape (n_samples, n_features)
             Item embeddings.
 
         y : None
@@ -171,7 +171,7 @@ class DaskRQKMeans(BaseEstimator):
 
         Returns
         -------
-        ids : dask.array.Array of shape (n_samples, n_levels + 1), int32
+        ids : Dask array of shape (n_samples, n_levels + 1), int32
             Codes and suffixes, in chunks of the same rows.
         """
         return self.fit(X).predict(X)
@@ -181,18 +181,18 @@ class DaskRQKMeans(BaseEstimator):
 
         Parameters
         ----------
-        codes : dask.array.Array of shape (n_samples, n_levels) or (n_samples, n_levels + 1)
+        codes : Dask array of shape (n_samples, n_levels) or (n_samples, n_levels + 1)
             Codes, or IDs, whose suffix is ignored.
 
         Returns
         -------
-        X : dask.array.Array of shape (n_samples, n_features)
+        X : Dask array of shape (n_samples, n_features)
             Reconstructed embeddings, in chunks of the same rows.
         """
         check_is_fitted(self)
         _check_collection(codes, "codes", "array")
         n_features, dtype = self.n_features_in_, self.mean_.dtype
-        return codes.rechunk({1: -1}).map_blocks(
+        return codes.map_blocks(
             _of_rows,
             "inverse_transform",
             _plain(self.estimator_),
@@ -207,7 +207,7 @@ class DaskRQKMeans(BaseEstimator):
 
         Parameters
         ----------
-        X : dask.array.Array or dask.dataframe.DataFrame of shape (n_samples, n_features)
+        X : Dask array or dataframe of shape (n_samples, n_features)
             Item embeddings.
 
         y : None
@@ -234,8 +234,8 @@ class DaskRQKMeans(BaseEstimator):
         known = getattr(self, "feature_names_in_", None)
         if known is not None and names is not None and list(known) != list(names):
             raise ValueError(
-                f"X has the columns {list(names)}, which should be {list(known)}, as in "
-                "fit. Select them in this order."
+                f"X has the columns {list(names)}, which should be {list(known)}, as "
+                "in fit. Select them in this order."
             )
         return rows
 
@@ -296,7 +296,8 @@ def _as_array(X: Any, column: str | None) -> tuple[np.ndarray | None, Any]:
             f"X has dtype={X.dtype}, which should be numbers. Give embeddings."
         )
     dtype = X.dtype if X.dtype in (np.float32, np.float64) else np.float64
-    return names, X.astype(dtype).rechunk({1: -1})
+    X = X.astype(dtype)
+    return names, X if X.numblocks[1] == 1 else X.rechunk({1: -1})
 
 
 def _from_dataframe(X: Any, column: str | None) -> tuple[np.ndarray | None, Any]:
@@ -313,6 +314,12 @@ def _from_dataframe(X: Any, column: str | None) -> tuple[np.ndarray | None, Any]
     first = X[column].head(1, npartitions=-1)
     if len(first) == 0:
         raise ValueError("X has n_samples=0 rows, which should be >= 1. Give a table.")
+    if isinstance(first.iloc[0], str):
+        raise ValueError(
+            f"column={column!r} has strings, which should be lists of numbers. Dask "
+            "makes strings of lists in memory unless its configuration has "
+            "dataframe.convert-string=False."
+        )
     values = np.asarray(first.iloc[0])
     if values.dtype.kind == "O":
         values = values.astype(np.float64)
@@ -350,7 +357,7 @@ class DaskEngine:
 
     Parameters
     ----------
-    X : dask.array.Array of shape (n_samples, n_features), float32 or float64
+    X : Dask array of shape (n_samples, n_features), float32 or float64
         Rows, in chunks of all their features.
     """
 
@@ -375,7 +382,24 @@ class DaskEngine:
         argument: Any,
         blocks: Sequence[int] | None = None,
     ) -> Iterator[Any]:
-        """Results of a function of every block, in order; see ``Engine``."""
+        """Call a function for every block, or some of them in ascending order.
+
+        Parameters
+        ----------
+        function : callable
+            Maps a block and the argument to a result.
+
+        argument : object
+            The same for all blocks.
+
+        blocks : sequence of int, optional
+            Numbers of the blocks; None means all.
+
+        Yields
+        ------
+        result : object
+            Results in the order of the blocks.
+        """
         dask = require("dask", extra="dask")
         self._persist()
         tasks = self._tasks(function, argument, blocks)
@@ -387,7 +411,21 @@ class DaskEngine:
     def keep(
         self, function: Callable[[Block, Any], Any], argument: Any
     ) -> "DaskEngine":
-        """The same rows with more labels, which are computed with the next call."""
+        """Add labels to every block, which are computed with the next call.
+
+        Parameters
+        ----------
+        function : callable
+            Maps a block and the argument to labels.
+
+        argument : object
+            The same for all blocks.
+
+        Returns
+        -------
+        engine : DaskEngine
+            The same rows with more labels.
+        """
         kept = object.__new__(DaskEngine)
         vars(kept).update(vars(self))
         kept._labels = [*self._labels, self._tasks(function, argument, None)]
@@ -450,11 +488,11 @@ def _identify(rows: Any, codes: Any, model: RQKMeans) -> Any:
         for i, piece in enumerate(pieces)
     ]
     width = len(model.codebooks_) + 1
-    arrays = [
-        da.from_delayed(ids, (n_rows, width), dtype=np.int32)
-        for ids, n_rows in zip(found, rows.chunks[0], strict=True)
-    ]
-    return da.concatenate(arrays, allow_unknown_chunksizes=True)
+    name = f"ids-{dask.base.tokenize(*found)}"
+    layer = {(name, i, 0): ids.key for i, ids in enumerate(found)}
+    high_level = require("dask.highlevelgraph", extra="dask").HighLevelGraph
+    graph = high_level.from_collections(name, layer, dependencies=found)
+    return da.Array(graph, name, (rows.chunks[0], (width,)), dtype=np.int32)
 
 
 Piece = tuple[np.ndarray, np.ndarray, np.ndarray | None]
