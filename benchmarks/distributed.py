@@ -288,7 +288,10 @@ def codes_of(path):
 
 
 def calibrate(folder):
-    """Cost model from small tables in one thread, and a table held out."""
+    """Cost model from small tables in one thread, and a table held out.
+
+    Times are those of the CPU: a rate of a core, also on a machine that is not alone.
+    """
     import torch
 
     from sk_rqkplus.distributed.cost import CostModel, Run
@@ -300,9 +303,9 @@ def calibrate(folder):
         write_table(source, CALIBRATION_ROWS, width, 1)
         times = []
         for repeat in range(2):
-            start = time.perf_counter()
+            start = time.process_time()
             run_plain(model, source, folder / f"small-{number}-{repeat}", 1)
-            times.append(time.perf_counter() - start)
+            times.append(time.process_time() - start)
         runs.append(Run(CALIBRATION_ROWS, width, sizes, min(times)))
     return CostModel.calibrated(runs[: len(CALIBRATION)]), runs
 
@@ -379,7 +382,7 @@ def calibration_table(model, runs):
         rows.append(
             [f"{n:,}", d, name, f"{seconds:.2f}", f"{predicted:.2f}", error, use]
         )
-    headers = ["rows", "features", "codebooks", "s", "model, s", "error", ""]
+    headers = ["rows", "features", "codebooks", "CPU s", "model, s", "error", ""]
     return tabulate(rows, headers, tablefmt="pipe", disable_numparse=True)
 
 
@@ -434,8 +437,8 @@ their workers. Plain is a loop of `transform` on chunks in one process, whose wo
 
 ## Cost model
 
-Rates of one core, from {CALIBRATION_ROWS:,} rows of three tables: {rates},
-{model.rows:.3g} rows/s.
+Rates of one core, from the CPU time of {CALIBRATION_ROWS:,} rows of three tables:
+{rates}, {model.rows:.3g} rows/s.
 
 {calibration_table(model, runs)}
 
