@@ -212,6 +212,9 @@ def child(task, source, out, features, workers):
     """What a process of its own does; prints the seconds that it took."""
     import torch
 
+    # Instead of the folder of this file, which would hide Dask's distributed.
+    sys.path[0] = str(HERE.parents[1])
+
     kind, _, name = task.partition("-")
     torch.set_num_threads(workers)
     if kind == "encode":
@@ -255,8 +258,7 @@ def in_child(task, source, out, features, workers):
     command = [sys.executable, str(HERE), "--task", task, "--source", str(source)]
     command += ["--target", str(out), "--features", str(features)]
     command += ["--workers", str(workers)]
-    root = str(HERE.parents[1])
-    paths = os.pathsep.join([root, str(HERE.parent), os.environ.get("PYTHONPATH", "")])
+    paths = os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
     env = {**os.environ, "PYTHONPATH": paths.strip(os.pathsep)}
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(

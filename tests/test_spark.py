@@ -53,6 +53,8 @@ def spark():
         .config("spark.sql.shuffle.partitions", "4")
         .config("spark.ui.showConsoleProgress", "false")
         .config("spark.log.level", "OFF")
+        # Workers that fail or are killed are many here, and slow to import.
+        .config("spark.python.daemon.module", "spark_daemon")
         .getOrCreate()
     )
     yield session
