@@ -15,6 +15,7 @@ import datetime
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -237,20 +238,21 @@ class Memory:
         import psutil
 
         self.psutil, self.root = psutil, psutil.Process(pid)
-        self.peak, self.java, self.total = 0, 0, 0
+        self.peak, self.java = 0, 0
 
     def sample(self):
-        total = 0
-        for process in [self.root, *self.root.children(recursive=True)]:
+        try:
+            processes = [self.root, *self.root.children(recursive=True)]
+        except self.psutil.Error:
+            return
+        for process in processes:
             try:
                 used = process.memory_info().rss
                 name = process.name()
             except self.psutil.Error:
                 continue
-            total += used
             kind = "java" if name == "java" else "peak"
             setattr(self, kind, max(getattr(self, kind), used))
-        self.total = max(self.total, total)
 
 
 def in_child(task, source, out, features, workers):
@@ -265,13 +267,13 @@ def in_child(task, source, out, features, workers):
             command, stdout=subprocess.PIPE, stderr=errors, text=True, env=env
         )
         memory = Memory(process.pid)
-        while process.poll() is None:
-            try:
+        try:
+            while process.poll() is None:
                 memory.sample()
-            except memory.psutil.Error:
-                break
-            time.sleep(0.1)
-        printed = process.communicate()[0]
+                time.sleep(0.1)
+            printed = process.communicate()[0]
+        finally:
+            process.kill()
         if process.returncode:
             errors.seek(0)
             lines = errors.read().strip().splitlines()
@@ -467,4 +469,6 @@ if __name__ == "__main__":
         paths = Path(asked.source), Path(asked.target)
         child(asked.task, *paths, asked.features, asked.workers)
     else:
+        # So that a run that is stopped takes its files away too.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
         main(asked)
