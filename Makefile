@@ -8,6 +8,9 @@ VENV ?= .venv
 OLDEST := .oldest
 ARGS ?=
 
+# Wheels of one commit are equal to the last byte, wherever they are built.
+export SOURCE_DATE_EPOCH ?= $(or $(shell git log -1 --format=%ct 2>/dev/null),1580601600)
+
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
@@ -63,6 +66,10 @@ bench: $(VENV)/.installed-bench ## Time and quality beside other packages, about
 wheel: $(VENV)/.installed-dev ## Build the sdist, and the wheel from it, into dist/
 	rm -rf dist
 	$(BIN)/python -m build
+
+.PHONY: audit
+audit: $(VENV)/.installed-dev ## Known vulnerabilities of the installed packages
+	$(BIN)/python .ci/audit
 
 .PHONY: dev
 dev: $(VENV)/.installed-dev ## Environment with all tools, for an editor or pre-commit

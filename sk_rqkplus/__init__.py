@@ -9,6 +9,6 @@ generative recommenders train on.
 from sk_rqkplus._rqkmeans import RQKMeans
 from sk_rqkplus._rqkmeans_plus import RQKMeansPlus
 from sk_rqkplus._rqvae import RQVAE
+from sk_rqkplus._version import __version__
 
-__version__ = "0.1.0"
-__all__ = ["RQVAE", "RQKMeans", "RQKMeansPlus"]
+__all__ = ["RQVAE", "RQKMeans", "RQKMeansPlus", "__version__"]

@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from numbers import Integral, Real
@@ -30,12 +30,15 @@ from sk_rqkplus._callbacks import (
 from sk_rqkplus._checkpoints import Checkpoints, Snapshot, read_checkpoint
 from sk_rqkplus._compat import Interval, StrOptions, _fit_context
 from sk_rqkplus._extras import require
-from sk_rqkplus._lloyd import balance_prices, count_distinct
+from sk_rqkplus._groups import as_array
+from sk_rqkplus._journal import NO_JOURNAL, keep_journal
+from sk_rqkplus._lloyd import balance_prices, bytes_to_fit, count_distinct
 from sk_rqkplus._nearest import Codewords
 from sk_rqkplus._networks import ResidualQuantizer, RQVAEModule, VectorQuantizer
 from sk_rqkplus._progress import progress
 from sk_rqkplus._published import read_published
 from sk_rqkplus._residual import Leftover
+from sk_rqkplus._table import Table
 from sk_rqkplus._threads import one_thread
 from sk_rqkplus._training import (
     LOSSES,
@@ -46,6 +49,7 @@ from sk_rqkplus._training import (
     make_accelerated_net,
     make_accelerator,
 )
+from sk_rqkplus._training_state import take_up, training_state
 
 # Prices of balanced levels are found on at most so many rows, and epochs are scored on
 # at most so many.
@@ -96,6 +100,13 @@ class BaseAutoencoder(BaseQuantizer):
     published checkpoints imply, and ``_epoch_0``, what the start is in words.
     """
 
+    _fitted_attributes: tuple = (
+        *BaseQuantizer._fitted_attributes,
+        "best_epoch_",
+        "history_",
+        "state_",
+        "unit_",
+    )
     _parameter_constraints: dict = {
         **BaseQuantizer._parameter_constraints,
         "beta": [NON_NEGATIVE],
@@ -123,6 +134,7 @@ class BaseAutoencoder(BaseQuantizer):
         "patience": [POSITIVE_INT, None],
         "checkpoint_dir": [str, PathLike, None],
         "n_checkpoints": [POSITIVE_INT],
+        "resume": ["boolean"],
         "callbacks": [list, tuple, None],
         "net_params": [dict, None],
         "precision": [StrOptions({"auto", "float32", "bfloat16"})],
@@ -149,18 +161,23 @@ class BaseAutoencoder(BaseQuantizer):
         Raises
         ------
         ValueError
-            If parameters do not suit each other or the data, or a loss is not finite.
+            If parameters do not suit each other or the data, a loss is not finite, or
+            ``checkpoint_dir`` has a fit of other rows or parameters that ``resume``
+            cannot go on with.
+        OSError
+            If ``checkpoint_dir`` cannot be written. What was written before is intact.
         """
-        with self._all_or_nothing():
+        with self._all_or_nothing(), ExitStack() as stack:
             X = self._validate(X, reset=True)
             sizes = self._resolve_sizes()
             self._resolve_network(len(sizes))
+            self._check_memory(X, self._bytes_to_fit(X, sizes))
             self._forget_rows()
-            rng = check_random_state(self.random_state)
+            journal, rng = stack.enter_context(self._keep_journal(X))
 
             data = self._hold_out(X, rng)
-            module = self._start(data.rows, sizes, rng)
-            self.history_ = self._train(X, data, module, rng)
+            module = self._start(data.rows, sizes, rng, journal)
+            self.history_ = self._train(X, data, module, rng, journal)
             self.n_iter_ = len(self.history_) - 1
             self._publish(X, self._encode(X))
         return self
@@ -170,7 +187,8 @@ class BaseAutoencoder(BaseQuantizer):
         """Train for ``max_epochs`` further epochs from where the fit stands.
 
         The optimizer and the learning rate start anew. The rows of ``X`` take the place
-        of those registered before: the model changes, and its IDs with it.
+        of those registered before: the model changes, and its IDs with it. ``resume``
+        is for :meth:`fit`; a training of this kind that is broken off starts again.
 
         Parameters
         ----------
@@ -201,7 +219,9 @@ class BaseAutoencoder(BaseQuantizer):
                 # Not the batches of the epochs before once more.
                 rng = np.random.RandomState(rng.randint(2**31 - 1) ^ n_before)
             module = self._fitted_module(self._generator(rng)).train()
-            history = self._train(X, data, module, rng, before=self.history_)
+            history = self._train(
+                X, data, module, rng, NO_JOURNAL, before=self.history_
+            )
             if self.best_epoch_ == 0:
                 self.best_epoch_ = best_before
             else:
@@ -310,19 +330,53 @@ class BaseAutoencoder(BaseQuantizer):
             )
         if self.accelerate:
             require("accelerate", extra="accelerate")
+            if self.resume:
+                raise ValueError(
+                    "resume=True should be False with accelerate=True: the state of "
+                    "several processes is not written. Use restore and partial_fit."
+                )
         taken = sorted(OWN_OPTIONS & set(self.net_params or {}))
         if taken:
             raise ValueError(
                 f"net_params={self.net_params!r} should not have {taken}, which the "
                 "estimator sets itself. Use its own parameters."
             )
-        epsilon = np.asarray(self.sinkhorn_epsilon, dtype=float)
+        epsilon = as_array(self.sinkhorn_epsilon, "sinkhorn_epsilon", float)
         if epsilon.shape not in ((), (n_levels,)) or not (epsilon >= 0).all():
             raise ValueError(
                 f"sinkhorn_epsilon={self.sinkhorn_epsilon!r} should be >= 0, one value "
                 f"or one for each of the {n_levels} levels."
             )
         return np.broadcast_to(epsilon, n_levels).tolist()
+
+    def _keep_journal(self, X):
+        """Journal of the fit, where one process has all of its state."""
+        if self.accelerate:
+            return nullcontext((NO_JOURNAL, check_random_state(self.random_state)))
+        # A course of the learning rate that ends leads to another model.
+        may_rise = {"max_epochs": self.lr_schedule == "constant"}
+        table = Table(X, self._resolve_device())
+        return keep_journal(self, table, may_rise=may_rise)
+
+    def _bytes_to_fit(self, X, sizes):
+        """Memory that a fit takes at its peak, about: of its start, or of its prices.
+
+        Rows that are parted into fitted and held out ones are copied.
+        """
+        n_samples, n_features = X.shape
+        n_rows = min(n_samples, PRICE_ROWS)
+        balanced = len(self._balanced_levels()) > 0
+        prices = bytes_to_fit(
+            n_samples, n_features, max(sizes), n_fit=n_rows, balanced=balanced
+        )
+        copies = 0 if self.validation_fraction is None else X.size * X.dtype.itemsize
+        # Latents in float64 stand beside the residuals.
+        latents = 8 * n_rows * n_features
+        return copies + max(prices + latents, self._bytes_to_start(X, sizes))
+
+    def _bytes_to_start(self, X, sizes):
+        """Memory of what comes before the training."""
+        return 0
 
     def _hold_out(self, X, rng):
         """Part the rows into those to learn from and those to judge by."""
@@ -365,9 +419,10 @@ class BaseAutoencoder(BaseQuantizer):
         generator = torch.Generator(self._resolve_device())
         return generator.manual_seed(rng.randint(2**31 - 1))
 
-    def _network_options(self, generator):
+    def _network_options(self, generator, device):
         """What encoder and decoder have in common."""
         return {
+            "device": device,
             "dropout": self.dropout,
             "batch_norm": self.batch_norm,
             "generator": generator,
@@ -381,7 +436,7 @@ class BaseAutoencoder(BaseQuantizer):
             network.reset(weights)
         return networks
 
-    def _train(self, X, data, module, rng, before=()):
+    def _train(self, X, data, module, rng, journal, before=()):
         """Train a module, adopt its best epoch, and return the history."""
         device = self._resolve_device()
         accelerator = make_accelerator(device) if self.accelerate else None
@@ -401,20 +456,38 @@ class BaseAutoencoder(BaseQuantizer):
             one_thread() if reproducible else nullcontext(),
             progress(self, self.max_epochs, "epoch") as tick,
         ):
+            keeper = self._make_keeper(data, accelerator, before)
+            tend = TendCodewords(
+                self._balanced_levels(),
+                every=self.eval_every,
+                revive_dead=self.revive_dead,
+                sample=rows.sample,
+            )
             callbacks = [
-                self._make_keeper(data, accelerator, before),
-                TendCodewords(
-                    self._balanced_levels(),
-                    every=self.eval_every,
-                    revive_dead=self.revive_dead,
-                    sample=rows.sample,
-                ),
+                keeper,
+                AtEpochEnd(partial(self._save_training, journal, keeper, tend)),
+                tend,
                 AtEpochEnd(lambda net: tick(loss=net.history[-1, "train_loss"])),
             ]
-            net = self._make_net(module, device, callbacks, len(rows), accelerator)
-            net.fit(rows)
-        self._restore_best(X, data, callbacks[0], len(before) > 0)
-        return summarise(net.history, callbacks[0].figures_)
+            saved = journal.part("training").restore(epoch=0)
+            done = saved["epoch"]
+            first_step = done * len(rows)
+            net = self._make_net(
+                module, device, callbacks, len(rows), accelerator, first_step
+            ).initialize()
+            if done:
+                take_up(saved, net, keeper, tend)
+                tick(to=done)
+            net.partial_fit(rows, epochs=self.max_epochs - done)
+        self._restore_best(X, data, keeper, len(before) > 0)
+        return summarise(net.history, keeper.figures_)
+
+    def _save_training(self, journal, keeper, tend, net):
+        """Write the state of the training at every evaluation but an extra last one."""
+        if journal.book is not None and len(net.history) % self.eval_every == 0:
+            journal.part("training").save(
+                at_once=True, **training_state(net, keeper, tend)
+            )
 
     def _check_batches(self, rows, accelerator):
         """Check that every batch has rows enough for all who share it."""
@@ -612,12 +685,21 @@ class BaseAutoencoder(BaseQuantizer):
         networks = self._fitted_networks(generator)
         return self._make_module(*networks, self.codebooks_, self.prices_).eval()
 
-    def _make_net(self, module, device, callbacks, n_batches=1, accelerator=None):
+    def _make_net(
+        self,
+        module,
+        device,
+        callbacks,
+        n_batches=1,
+        accelerator=None,
+        first_step=0,
+    ):
         """The private skorch net around a module."""
         factor = learning_rate(
             self.lr_schedule,
             self.warmup_epochs * n_batches,
             self.max_epochs * n_batches,
+            first_step,
         )
         make, first = RQVAENet, ()
         if accelerator is not None:
@@ -663,8 +745,7 @@ class BaseAutoencoder(BaseQuantizer):
         self.mean_, self.n_features_in_ = mean, len(mean)
         self._adopt(snapshot)
         try:
-            module = self._fitted_module()
-            module(torch.zeros(1, len(mean)))
+            self._check_width()
         except (RuntimeError, ValueError) as error:
             raise ValueError(
                 f"{origin} has other networks than this estimator: {error}"
@@ -677,6 +758,37 @@ class BaseAutoencoder(BaseQuantizer):
         if X is not None:
             X = self._validate(X)
             self._publish(X, self._encode(X))
+
+    def _check_width(self):
+        """Check that networks, weights and codewords fit together."""
+        if len(self.hidden_layer_sizes) > len(self.state_):
+            raise ValueError("hidden_layer_sizes has more layers than state_")
+        n_features, n_latent = self.n_features_in_, self.codebooks_[0].shape[1]
+        # Without memory: networks of any size may be asked for.
+        networks = self._networks(n_features, None, "meta")
+        widths = [
+            network.eval()(torch.zeros(1, n_in, device="meta")).shape[1]
+            for network, n_in in zip(networks, (n_features, n_latent), strict=True)
+        ]
+        weights = {
+            f"{prefix}.{name}": value
+            for prefix, network in zip(("encoder", "decoder"), networks, strict=True)
+            for name, value in network.state_dict().items()
+        }
+        # Checkpoints have single values in one dimension.
+        wanted = {
+            name: (str(value.dtype).removeprefix("torch."), *(value.shape or (1,)))
+            for name, value in weights.items()
+        }
+        found = {
+            name: (value.dtype.name, *(value.shape or (1,)))
+            for name, value in self.state_.items()
+        }
+        if found != wanted or widths != [n_latent, n_features]:
+            raise ValueError(
+                "state_ should have the weights of networks with these parameters, "
+                f"hidden_layer_sizes={self.hidden_layer_sizes!r} among them"
+            )
 
     def _check_sizes(self, sizes, origin):
         """Check codebooks that are there; a fit on few rows may have made fewer."""

@@ -884,6 +884,9 @@ def _copies(table: np.ndarray) -> list[np.ndarray]:
     """Groups of equal rows of a table."""
     sums = table.sum(axis=1)
     order = np.argsort(sums, kind="stable")
-    equal = (table[order[1:]] == table[order[:-1]]).all(axis=1)
+    equal = sums[order[1:]] == sums[order[:-1]]
+    # Of equal sums are copies, and few other rows: only these are copied to look.
+    near = np.flatnonzero(equal)
+    equal[near] = (table[order[near + 1]] == table[order[near]]).all(axis=1)
     groups = np.split(order, np.flatnonzero(~equal) + 1)
     return [group for group in groups if len(group) > 1]

@@ -1,6 +1,5 @@
 """What all estimators share: from a fitted quantiser to codes, IDs and errors."""
 
-import warnings
 from contextlib import contextmanager
 from numbers import Integral, Real
 
@@ -11,15 +10,20 @@ from sklearn.base import (
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
 )
-from sklearn.utils.validation import check_array, check_is_fitted, validate_data
+from sklearn.utils.validation import check_array, check_is_fitted
 
 from sk_rqkplus._balance import fixed_point_distances
 from sk_rqkplus._codebook_files import write_codebooks
 from sk_rqkplus._compat import CallbackSupportMixin, Interval, StrOptions
 from sk_rqkplus._deduplicate import LastDistances
+from sk_rqkplus._inputs import check_rows
+from sk_rqkplus._memory import check_memory
+from sk_rqkplus._persistence import VERSION, read_model, write_model
 from sk_rqkplus._residual import centred, decode, encode
 from sk_rqkplus._store import digest
 from sk_rqkplus._table import column_means
+from sk_rqkplus._version import stamped, unstamped
+from sk_rqkplus._warn import warn
 from sk_rqkplus.ids import Catalogue, deduplicate, sketch
 
 CHUNK_ROWS = 16_384
@@ -28,39 +32,18 @@ CHUNK_ROWS = 16_384
 SKETCH_TOLERANCE = 1e-5
 
 
-def refuse_collections(X) -> None:
-    """Refuse rows that an engine holds, and say which estimator takes them.
-
-    Parameters
-    ----------
-    X : object
-        What the caller gave.
-    """
-    engines = {"dask": "dask.DaskRQKMeans", "pyspark": "spark.SparkRQKMeans"}
-    package = type(X).__module__.partition(".")[0].removesuffix("_expr")
-    if package in engines:
-        raise TypeError(
-            f"X is a {type(X).__name__} of {package}, which should be in memory. Use "
-            f"sk_rqkplus.distributed.{engines[package]}, or collect the rows."
-        )
-
-
-def warn_of_fewer(wanted, found, *, stacklevel: int) -> None:
+def warn_of_fewer(wanted, found) -> None:
     """Warn where codebooks became smaller than they should be.
 
     Parameters
     ----------
     wanted, found : sequence of int
         Sizes of the codebooks.
-
-    stacklevel : int
-        Where the warning points, from here.
     """
     if tuple(found) != tuple(wanted):
-        warnings.warn(
+        warn(
             f"codebook_sizes={tuple(wanted)} became {tuple(found)}: a level had fewer "
-            "distinct rows than codewords. Lower codebook_sizes or fit on more rows.",
-            stacklevel=stacklevel,
+            "distinct rows than codewords. Lower codebook_sizes or fit on more rows."
         )
 
 
@@ -73,14 +56,33 @@ class BaseQuantizer(
     """Codes, IDs and reconstructions from codebooks that a subclass fits.
 
     A subclass publishes ``mean_``, ``codebooks_`` and ``prices_`` in ``fit`` and then
-    calls :meth:`_publish`. It may override ``_latent`` and ``_decoder``.
+    calls :meth:`_publish`. It may override ``_latent`` and ``_decoder``. All that a fit
+    may set is in ``_fitted_attributes``, and estimators that may be parts of it are in
+    ``_parts``.
     """
+
+    _parts: tuple = ()
+    _fitted_attributes: tuple = (
+        "_n_features_out",
+        "_sklearn_output_config",
+        "catalogue_",
+        "codebooks_",
+        "codes_",
+        "feature_names_in_",
+        "fingerprint_",
+        "ids_",
+        "mean_",
+        "n_features_in_",
+        "n_iter_",
+        "prices_",
+    )
 
     _parameter_constraints: dict = {
         "codebook_sizes": ["array-like"],
         "balance": [StrOptions({"none", "last", "all"}), "array-like"],
         "dedup": [StrOptions({"reassign", "suffix"})],
         "store_catalogue": ["boolean"],
+        "nan_policy": [StrOptions({"raise", "zero"})],
         "device": [str, torch.device],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
@@ -248,6 +250,94 @@ class BaseQuantizer(
         check_is_fitted(self)
         write_codebooks(path, self.codebooks_, self._codebook_origin())
 
+    def save(self, path):
+        """Save to a folder, whole or not at all.
+
+        Parameters
+        ----------
+        path : path-like
+            A new folder, or one that an estimator of this class was saved to before,
+            which is replaced in one step.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is no plain value (a callable, say), keys of the catalogue
+            are neither integers nor strings, the model was changed after its fit, or
+            the folder holds anything else. Nothing is written then.
+        OSError
+            If the disk is full or the folder cannot be written to. What was saved
+            before is left as it was.
+
+        See Also
+        --------
+        load : Load what this method saved.
+
+        Notes
+        -----
+        See :ref:`persistence` for the format, which holds no code.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from sk_rqkplus import RQKMeans
+        >>> from sk_rqkplus.datasets import make_catalogue
+        >>> X = make_catalogue(100, 8, random_state=0).data
+        >>> rq = RQKMeans((8, 8), random_state=0).fit(X)
+        >>> folder = tempfile.mkdtemp()
+        >>> rq.save(folder)
+        >>> bool((RQKMeans.load(folder).predict(X) == rq.ids_).all())
+        True
+        """
+        check_is_fitted(self)
+        write_model(path, self, self._classes())
+
+    @classmethod
+    def load(cls, path):
+        """Load what :meth:`save` saved. Nothing in the folder is run.
+
+        Parameters
+        ----------
+        path : path-like
+            The folder.
+
+        Returns
+        -------
+        estimator : estimator
+            Fitted, with the same parameters, codes, IDs and catalogue.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such folder.
+        ValueError
+            If a file is missing, changed or does not belong there, or the folder holds
+            an estimator of another class, or the format is newer than this version.
+        """
+        return read_model(path, cls._classes(), {cls.__name__: VERSION})
+
+    @classmethod
+    def _classes(cls):
+        """Estimators of which this one may be made, by name."""
+        return {each.__name__: each for each in (cls, *cls._parts)}
+
+    def _check_loaded(self):
+        """Check what a file says of the fit, beyond single attributes."""
+        self._check_width()
+        if self._fingerprint() != self.fingerprint_:
+            raise ValueError("fingerprint_ is that of another model")
+
+    def _check_width(self):
+        """Check that codewords are as wide as what they quantise."""
+        if self.codebooks_[0].shape[1] != self.n_features_in_:
+            raise ValueError("codebooks_ should have n_features_in_ columns")
+
+    def __getstate__(self):
+        return stamped(super().__getstate__())
+
+    def __setstate__(self, state):
+        super().__setstate__(unstamped(state, type(self).__name__))
+
     def score(self, X, y=None):
         """Negative mean squared reconstruction error, so that higher is better.
 
@@ -268,10 +358,14 @@ class BaseQuantizer(
         return -self._reconstruction_error(X, self._encode(X))
 
     def _validate(self, X, *, reset=False):
-        refuse_collections(X)
         if not reset:
             check_is_fitted(self)
-        return validate_data(self, X, dtype=[np.float64, np.float32], reset=reset)
+        return check_rows(self, X, reset=reset)
+
+    def _check_memory(self, X, needed):
+        """Refuse a fit that needs more memory than there is, before it begins."""
+        advice = "Set max_samples, which fits on a part of the rows, or fit on fewer."
+        check_memory(needed, len(X), self._resolve_device(), advice)
 
     @contextmanager
     def _all_or_nothing(self):
@@ -328,7 +422,8 @@ class BaseQuantizer(
         if device.type == "cuda" and not torch.cuda.is_available():
             raise ValueError(
                 f"device={self.device!r} should be available, but torch sees no CUDA "
-                "device. Use 'auto' to take a GPU where there is one."
+                "device. Call set_params(device='auto') to take a GPU where there is "
+                "one and the CPU elsewhere; codes are the same."
             )
         if device.type not in ("cpu", "cuda"):
             raise ValueError(
@@ -487,6 +582,7 @@ class BaseQuantizer(
         tags = super().__sklearn_tags__()
         # Codes are integers whatever the dtype of X.
         tags.transformer_tags.preserves_dtype = []
+        tags.input_tags.allow_nan = self.nan_policy == "zero"
         return tags
 
 

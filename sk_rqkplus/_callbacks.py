@@ -9,6 +9,13 @@ from skorch.callbacks import Callback, LRScheduler
 
 # Step of the prices between two evaluations, over the mean squared norm of codewords.
 PRICE_STEP = 0.02
+# What every batch records.
+BATCH_FIGURES = (
+    "train_loss",
+    "reconstruction_loss",
+    "quantisation_loss",
+    "gradient_norm",
+)
 
 
 class StopTraining(Exception):
@@ -104,7 +111,8 @@ class KeepBest(Callback):
         Stop after so many evaluations without a better one.
 
     observers : sequence of callable
-        Called with the figures and the state of every evaluation.
+        Called with the figures and the state of every evaluation; those of an earlier
+        process, where this one goes on, are given to their ``recall``.
 
     Attributes
     ----------
@@ -124,6 +132,9 @@ class KeepBest(Callback):
 
     def on_train_begin(self, net, **kwargs):
         """Score epoch 0, the start."""
+        if len(net.history):
+            # A training that goes on has its figures.
+            return
         self.figures_, self.stale_ = [], 0
         self.state_ = self.first_state_ = self._score(net)
         self.best_ = self.figures_[0]
@@ -141,6 +152,15 @@ class KeepBest(Callback):
         """Score the last epoch, if another callback ended the training there."""
         if self.figures_[-1]["epoch"] != len(net.history):
             self._compare(net)
+
+    def take_up(self, figures, best, stale, first_state, state):
+        """Stand where the keeper of an earlier process did."""
+        self.figures_, self.stale_ = figures, stale
+        self.best_, self.state_ = figures[best], state
+        self.first_state_ = first_state
+        for observer in self.observers:
+            for row in figures:
+                observer.recall(row)
 
     def _compare(self, net):
         """Score an epoch, and keep its state if it is the best."""
@@ -168,6 +188,10 @@ class WarnOfCollapse:
 
     def __call__(self, figures: dict, state: object) -> None:
         """Compare the perplexities of an evaluation with the first ones."""
+        self.recall(figures)
+
+    def recall(self, figures: dict) -> None:
+        """Compare; what an earlier process warned of is said again."""
         perplexity = np.array(figures["perplexity"])
         if self.first is None:
             self.first = perplexity
@@ -181,7 +205,7 @@ class WarnOfCollapse:
             f"{figures['epoch']} should stay above half of the {self.first[level]:.1f} "
             "it started with. Lower lr or beta, balance the level, or set "
             "sinkhorn_epsilon.",
-            stacklevel=2,
+            stacklevel=3,
         )
 
 
@@ -215,6 +239,10 @@ class TendCodewords(Callback):
 
     def on_train_begin(self, net, **kwargs):
         """Nothing is chosen yet."""
+        if len(net.history):
+            # The state of a training is saved before its codewords are tended.
+            self.on_epoch_end(net)
+            return
         layers = net.networks.rq.vq_layers
         self.chosen_ = [torch.zeros_like(layer.usage) for layer in layers]
 
@@ -296,7 +324,9 @@ def revive(
     return n_revived
 
 
-def learning_rate(schedule: str, n_warmup: int, n_steps: int) -> Callable[[int], float]:
+def learning_rate(
+    schedule: str, n_warmup: int, n_steps: int, first_step: int = 0
+) -> Callable[[int], float]:
     """Factor of the learning rate at every optimizer step.
 
     Parameters
@@ -310,6 +340,9 @@ def learning_rate(schedule: str, n_warmup: int, n_steps: int) -> Callable[[int],
     n_steps : int
         Steps of the whole training.
 
+    first_step : int, default=0
+        Steps that an earlier process has taken.
+
     Returns
     -------
     factor : callable
@@ -318,6 +351,7 @@ def learning_rate(schedule: str, n_warmup: int, n_steps: int) -> Callable[[int],
 
     def factor(step: int) -> float:
         """Factor at one step."""
+        step += first_step
         if step < n_warmup:
             return step / max(1, n_warmup)
         left = max(0.0, (n_steps - step) / max(1, n_steps - n_warmup))
@@ -342,8 +376,31 @@ def schedule_callback(factor: Callable[[int], float]) -> LRScheduler:
         For a net.
     """
     return LRScheduler(
-        policy=torch.optim.lr_scheduler.LambdaLR, lr_lambda=factor, step_every="batch"
+        policy=torch.optim.lr_scheduler.LambdaLR,
+        lr_lambda=factor,
+        # Steps are counted from where this training begins, whatever its history.
+        last_epoch=-1,
+        step_every="batch",
     )
+
+
+def batch_means(row: dict) -> dict[str, float]:
+    """Mean losses of the batches of an epoch.
+
+    Parameters
+    ----------
+    row : dict
+        Entry of the history of a net.
+
+    Returns
+    -------
+    means : dict of str to float
+        By the names of the losses.
+    """
+    return {
+        key: float(np.mean([batch[key] for batch in row["batches"]]))
+        for key in BATCH_FIGURES
+    }
 
 
 def summarise(history: Sequence[dict], figures: Sequence[dict]) -> list[dict]:
@@ -363,10 +420,8 @@ def summarise(history: Sequence[dict], figures: Sequence[dict]) -> list[dict]:
         Entry i belongs to epoch i; entry 0 has figures only.
     """
     epochs: list[dict] = [{"epoch": epoch} for epoch in range(len(history) + 1)]
-    keys = ("train_loss", "reconstruction_loss", "quantisation_loss", "gradient_norm")
     for entry, row in zip(epochs[1:], history, strict=True):
-        for key in keys:
-            entry[key] = float(np.mean([batch[key] for batch in row["batches"]]))
+        entry.update(batch_means(row))
         entry["n_revived"] = row.get("n_revived", 0)
     for row in figures:
         epochs[row["epoch"]].update(row)

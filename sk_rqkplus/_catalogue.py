@@ -1,15 +1,17 @@
 """The IDs that are given, and the items that have them."""
 
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import wraps
 from os import PathLike
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from sk_rqkplus._deduplicate import LastDistances, deduplicate
 from sk_rqkplus._entries import Entries
-from sk_rqkplus._groups import check_codes, pack_rows, rank_within
+from sk_rqkplus._groups import as_array, check_codes, pack_rows, rank_within
 from sk_rqkplus._keys import (
     KeyIndex,
     as_keys,
@@ -20,8 +22,23 @@ from sk_rqkplus._keys import (
 )
 from sk_rqkplus._sketch import N_SKETCH, match_rows, sketch
 from sk_rqkplus._store import read_store, write_store
+from sk_rqkplus._version import stamped, unstamped
 
-FORMAT_VERSION = 1
+# Of the format, and what arrays and values of a damaged one raise.
+VERSION = 1
+ERRORS = (AttributeError, KeyError, OverflowError, TypeError, ValueError)
+Result = TypeVar("Result")
+
+
+def _one_at_a_time(method: Callable[..., Result]) -> Callable[..., Result]:
+    """Let a method of a catalogue see and leave a whole state, in any thread."""
+
+    @wraps(method)
+    def locked(self: "Catalogue", *args: Any, **kwargs: Any) -> Result:
+        with self._lock:
+            return method(self, *args, **kwargs)
+
+    return locked
 
 
 class Merge(NamedTuple):
@@ -52,7 +69,8 @@ class Catalogue:
     matrix product (a PCA, say) differs in the last bit from batch to batch. Rows that
     are equal are then told apart by their order of occurrence.
 
-    An ID once given never changes. Every method does all of its work or none.
+    An ID once given never changes. Every method does all of its work or none. Threads
+    may share a catalogue: one of them reads or writes it at a time.
 
     Parameters
     ----------
@@ -120,12 +138,13 @@ class Catalogue:
         origin: np.ndarray | float = 0.0,
         fingerprint: str | None = None,
     ):
-        self.codebook_sizes = tuple(int(size) for size in codebook_sizes)
-        if not self.codebook_sizes or min(self.codebook_sizes) < 1:
+        sizes = as_array(codebook_sizes, "codebook_sizes")
+        if sizes.ndim != 1 or sizes.dtype.kind not in "iu" or (sizes < 1).any():
             raise ValueError(
-                f"codebook_sizes={self.codebook_sizes} should be one or more integers "
+                f"codebook_sizes={codebook_sizes!r} should be one or more integers "
                 ">= 1. Give the number of codewords per level."
             )
+        self.codebook_sizes = tuple(sizes.tolist())
         self.method = method
         self.tolerance = float(tolerance)
         self.origin = np.atleast_1d(np.asarray(origin, dtype=np.float64))
@@ -137,14 +156,16 @@ class Catalogue:
         """Drop what can be made of the entries anew."""
         self._index = KeyIndex()
         self._places: tuple = (None, None)
+        # Locks belong to a process: they are no part of the state.
+        self._lock = threading.RLock()
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(vars(self))
-        del state["_index"], state["_places"]
-        return state
+        del state["_index"], state["_places"], state["_lock"]
+        return stamped(state)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
+        self.__dict__.update(unstamped(state, type(self).__name__))
         self._forget()
 
     def __len__(self) -> int:
@@ -194,6 +215,7 @@ class Catalogue:
         """
         return sketch(X, self.origin)
 
+    @_one_at_a_time
     def lookup(
         self,
         codes: np.ndarray,
@@ -225,6 +247,7 @@ class Catalogue:
         """
         return self._identify(*self._check(codes, sketches, keys), distances)[0]
 
+    @_one_at_a_time
     def extend(
         self,
         codes: np.ndarray,
@@ -262,6 +285,7 @@ class Catalogue:
         self._add(ids, codes, sketches, checked, where=unknown)
         return ids
 
+    @_one_at_a_time
     def register(
         self,
         ids: np.ndarray,
@@ -311,6 +335,7 @@ class Catalogue:
                 )
         self._add(ids, codes, sketches, checked, where=slice(None))
 
+    @_one_at_a_time
     def set_keys(self, keys: Iterable) -> None:
         """Give keys to the items, once: they are known by their keys from then on.
 
@@ -347,7 +372,7 @@ class Catalogue:
         rows : ndarray of shape (n_ids,), int64
             Number of the item in the order of registration, -1 where there is none.
         """
-        ids = check_codes(ids)
+        ids = check_codes(ids, "ids")
         if ids.shape[1] != len(self.codebook_sizes) + 1:
             raise ValueError(
                 f"ids have {ids.shape[1]} columns, which should be "
@@ -385,6 +410,7 @@ class Catalogue:
             return rows[start[0] : stop[0]]
         return [rows[i:j] for i, j in zip(start.tolist(), stop.tolist(), strict=True)]
 
+    @_one_at_a_time
     def merge(
         self, other: "Catalogue", distances: LastDistances | None = None
     ) -> Merge:
@@ -414,8 +440,8 @@ class Catalogue:
             If the catalogues are of different models, or only one of them has keys.
         """
         self._check_same_model(other)
-        theirs, codes, sketches = other._entries.by_row()
-        keys = other._entries.keys
+        entries = other._entries
+        (theirs, codes, sketches), keys = entries.by_row(), entries.keys
         entry = self._recognise(codes, sketches, keys)
         unknown = entry < 0
         ids = theirs.copy()
@@ -452,23 +478,7 @@ class Catalogue:
         ``manifest.json`` has the parameters, the fingerprint and the SHA-256 of the
         arrays, which are in a safetensors file.
         """
-        keys = self._entries.keys
-        write_store(
-            path,
-            {
-                **self._entries.arrays(),
-                **({} if keys is None else pack_keys(keys)),
-                "origin": self.origin,
-            },
-            {
-                "codebook_sizes": list(self.codebook_sizes),
-                "method": self.method,
-                "tolerance": self.tolerance,
-                "fingerprint": self.fingerprint,
-            },
-            kind=type(self).__name__,
-            version=FORMAT_VERSION,
-        )
+        write_store(path, *self._pack(), kind=type(self).__name__, version=VERSION)
 
     @classmethod
     def load(cls, path: str | PathLike) -> "Catalogue":
@@ -490,18 +500,75 @@ class Catalogue:
             If a file is missing, changed or does not belong there, or the format is
             newer than this version.
         """
-        arrays, values = read_store(path, kind=cls.__name__, version=FORMAT_VERSION)
+        stored = read_store(path, kind=cls.__name__, version=VERSION)
         try:
-            catalogue = cls(**values, origin=arrays.pop("origin"))
-            sizes = catalogue.codebook_sizes
-            found = {name: arrays[name] for name in catalogue._entries.arrays()}
-            entries = Entries(sizes, **found, keys=unpack_keys(arrays))
-        except (KeyError, TypeError, ValueError) as error:
-            raise _no_catalogue(path) from error
-        if not entries.is_sound():
-            raise _no_catalogue(path)
+            return cls._unpack(*stored)
+        except ERRORS as error:
+            raise ValueError(
+                f"path={str(path)!r} should hold the arrays of a catalogue, and does "
+                "not. Save the catalogue again."
+            ) from error
+
+    def _pack(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Arrays and plain values that make up the catalogue."""
+        self._check_values()
+        # Once, since another thread may extend the catalogue.
+        entries = self._entries
+        keys = {} if entries.keys is None else pack_keys(entries.keys)
+        values = {
+            "codebook_sizes": list(self.codebook_sizes),
+            "method": self.method,
+            "tolerance": self.tolerance,
+            "fingerprint": self.fingerprint,
+        }
+        return {**entries.arrays(), **keys, "origin": self.origin}, values
+
+    @classmethod
+    def _unpack(
+        cls, arrays: dict[str, np.ndarray], values: dict[str, Any]
+    ) -> "Catalogue":
+        """Catalogue of what :meth:`_pack` returns; one of :data:`ERRORS` if it is none.
+
+        A file may be signed anew: everything that a method relies on is checked.
+        """
+        arrays = dict(arrays)
+        catalogue = cls(**values, origin=arrays.pop("origin"))
+        catalogue._check_values()
+        table = {name: arrays.pop(name) for name in catalogue._entries.arrays()}
+        keys = unpack_keys(arrays)
+        entries = Entries(catalogue.codebook_sizes, **table, keys=keys)
+        if arrays or not entries.is_sound():
+            raise ValueError("the arrays are no table of a catalogue")
         catalogue._entries = entries
         return catalogue
+
+    def _check_values(self) -> None:
+        """Check what is no array."""
+        if self.method not in ("suffix", "reassign"):
+            raise ValueError(
+                f"method={self.method!r} should be 'suffix' or 'reassign'. Make the "
+                "catalogue anew."
+            )
+        if not 0 <= self.tolerance < np.inf:
+            raise ValueError(
+                f"tolerance={self.tolerance} should be finite and >= 0. Set it."
+            )
+        if self.origin.ndim != 1 or not len(self.origin):
+            raise ValueError(
+                f"origin has shape={self.origin.shape}, which should be one-dimensional"
+                ". Set one value per feature, or one."
+            )
+        if not np.isfinite(self.origin).all():
+            raise ValueError("origin has NaN or infinite values. Set finite ones.")
+        if not isinstance(self.fingerprint, str | None):
+            raise TypeError(
+                f"fingerprint={self.fingerprint!r} should be a string or None. Set "
+                "fingerprint_ of an estimator."
+            )
+        if max(self.codebook_sizes) > np.iinfo(np.int32).max:
+            raise ValueError(
+                f"codebook_sizes={self.codebook_sizes} should be below 2^31."
+            )
 
     def _check(
         self,
@@ -525,7 +592,7 @@ class Catalogue:
         if sketches is None:
             # Equal to nothing, so that such rows are found by their keys only.
             sketches = np.full((len(codes), N_SKETCH), np.nan)
-        sketches = np.asarray(sketches, dtype=np.float32)
+        sketches = as_array(sketches, "sketches", np.float32)
         if sketches.shape != (len(codes), N_SKETCH):
             raise ValueError(
                 f"sketches have shape={sketches.shape}, which should be "
@@ -547,7 +614,7 @@ class Catalogue:
 
     def _check_ids(self, ids: np.ndarray) -> np.ndarray:
         """IDs that are free."""
-        ids = check_codes(ids)
+        ids = check_codes(ids, "ids")
         taken = self.find(ids) >= 0
         self._check_range(ids[:, :-1], "ids")
         if (ids[:, -1] < 0).any():
@@ -687,10 +754,3 @@ class Catalogue:
             taken=taken if given is None else np.concatenate([taken, given]),
             keys=keys if keys is not None and has_stable_hash(keys) else None,
         )
-
-
-def _no_catalogue(path: str | PathLike) -> ValueError:
-    return ValueError(
-        f"path={str(path)!r} should hold the arrays of a catalogue, and does not. Save "
-        "the catalogue again."
-    )

@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from hashlib import sha256
 from os import PathLike
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from sk_rqkplus._files import atomic_write
+from sk_rqkplus._journal import writing_to
+from sk_rqkplus._store import digest
 
 # Figures of which the best checkpoint is kept; lower is better.
 KEPT = ("reconstruction_error", "collision_rate")
@@ -70,14 +73,26 @@ class Checkpoints:
         self.n_last = n_last
         self.mean = mean
         self.n_before = max(0, len(before) - 1)
-        self.best = {
-            name: min(row[name] for row in before if name in row)
-            for name in KEPT
-            if any(name in row for row in before)
-        }
-        self.directory.mkdir(parents=True, exist_ok=True)
+        self.best: dict[str, float] = {}
+        for row in before:
+            self.recall(row)
+        with writing_to(self.directory):
+            self.directory.mkdir(parents=True, exist_ok=True)
+            # What a process that was killed had not finished.
+            for path in self.directory.glob("*.safetensors.*.tmp"):
+                path.unlink(missing_ok=True)
         # Those of an earlier fit go first.
         self.last = sorted(self.directory.glob("epoch_*.safetensors"))
+
+    def recall(self, figures: dict) -> list[str]:
+        """Take note of the figures of an epoch; return those that are the best."""
+        better = [
+            name
+            for name in KEPT
+            if figures.get(name, np.inf) < self.best.get(name, np.inf)
+        ]
+        self.best.update({name: figures[name] for name in better})
+        return better
 
     def __call__(self, figures: dict, snapshot: Snapshot) -> None:
         """Write the files of an evaluated epoch."""
@@ -85,15 +100,13 @@ class Checkpoints:
             return
         figures = {**figures, "epoch": figures["epoch"] + self.n_before}
         path = self.directory / f"epoch_{figures['epoch']:05d}.safetensors"
-        write_checkpoint(path, snapshot, self.mean, figures)
         self.last = [old for old in self.last if old != path] + [path]
-        for name in KEPT:
-            if figures[name] < self.best.get(name, np.inf):
-                self.best[name] = figures[name]
-                path = self.directory / f"best_{name}.safetensors"
-                write_checkpoint(path, snapshot, self.mean, figures)
-        while len(self.last) > self.n_last:
-            self.last.pop(0).unlink(missing_ok=True)
+        best = [f"best_{name}.safetensors" for name in self.recall(figures)]
+        with writing_to(self.directory):
+            for name in [path.name, *best]:
+                write_checkpoint(self.directory / name, snapshot, self.mean, figures)
+            while len(self.last) > self.n_last:
+                self.last.pop(0).unlink(missing_ok=True)
 
 
 def write_checkpoint(
@@ -115,15 +128,18 @@ def write_checkpoint(
     figures : dict
         Figures of the epoch, and its ``epoch``.
     """
-    arrays = {"mean": mean, "unit": np.array([snapshot.unit]), **snapshot.state}
-    for level, (book, price) in enumerate(
-        zip(snapshot.codebooks, snapshot.prices, strict=True)
-    ):
-        arrays[f"rq.vq_layers.{level}.embedding.weight"] = book
-        arrays[f"rq.vq_layers.{level}.prices"] = price
+    arrays = {"mean": mean, **join_state(snapshot)}
     arrays = {key: np.ascontiguousarray(value) for key, value in arrays.items()}
+    text = json.dumps(figures)
+    # One entry, since the library writes several in any order.
+    metadata = {"checkpoint": f"{_sha256(arrays, text)} {text}"}
     with atomic_write(path) as temporary:
-        save_file(arrays, temporary, metadata={"figures": json.dumps(figures)})
+        save_file(arrays, temporary, metadata=metadata)
+
+
+def _sha256(arrays: dict[str, np.ndarray], text: str) -> str:
+    """Checksum of all that a file of a checkpoint says."""
+    return sha256(f"{digest(arrays)} {text}".encode()).hexdigest()
 
 
 def read_checkpoint(path: str | PathLike) -> tuple[Snapshot, np.ndarray, dict]:
@@ -148,15 +164,16 @@ def read_checkpoint(path: str | PathLike) -> tuple[Snapshot, np.ndarray, dict]:
     Raises
     ------
     ValueError
-        If the file is no checkpoint.
+        If the file is no checkpoint, or was changed.
     """
     try:
         with safe_open(Path(path), framework="numpy") as file:
-            figures = json.loads((file.metadata() or {})["figures"])
+            checksum, _, text = (file.metadata() or {})["checkpoint"].partition(" ")
             arrays = {key: file.get_tensor(key) for key in file.keys()}
-        mean, unit = arrays.pop("mean"), float(arrays.pop("unit")[0])
-        return replace(split_state(arrays), unit=unit), mean, figures
-    except (SafetensorError, KeyError, OSError, json.JSONDecodeError) as error:
+        if checksum != _sha256(arrays, text):
+            raise ValueError("its content has another checksum.")
+        return split_state(arrays), arrays["mean"], json.loads(text)
+    except (SafetensorError, KeyError, OSError, ValueError) as error:
         if isinstance(error, FileNotFoundError):
             raise
         raise ValueError(
@@ -165,13 +182,35 @@ def read_checkpoint(path: str | PathLike) -> tuple[Snapshot, np.ndarray, dict]:
         ) from error
 
 
+def join_state(snapshot: Snapshot) -> dict[str, np.ndarray]:
+    """Arrays of a model by their published names.
+
+    Parameters
+    ----------
+    snapshot : Snapshot
+        The model.
+
+    Returns
+    -------
+    arrays : dict of str to ndarray
+        What :func:`split_state` takes.
+    """
+    arrays = {"unit": np.array([snapshot.unit]), **snapshot.state}
+    for level, (book, price) in enumerate(
+        zip(snapshot.codebooks, snapshot.prices, strict=True)
+    ):
+        arrays[f"rq.vq_layers.{level}.embedding.weight"] = book
+        arrays[f"rq.vq_layers.{level}.prices"] = price
+    return arrays
+
+
 def split_state(arrays: dict[str, np.ndarray]) -> Snapshot:
     """Tell codebooks and prices from the weights of the networks.
 
     Parameters
     ----------
     arrays : dict of str to ndarray
-        Arrays by their published names; prices may be missing.
+        Arrays by their published names; prices and unit may be missing.
 
     Returns
     -------
@@ -192,5 +231,10 @@ def split_state(arrays: dict[str, np.ndarray]) -> Snapshot:
         arrays.get(f"rq.vq_layers.{level}.prices", np.zeros(len(book)))
         for level, book in enumerate(books)
     ]
-    state = {key: value for key, value in arrays.items() if not key.startswith("rq.")}
-    return Snapshot(state, books, prices)
+    state = {
+        key: value
+        for key, value in arrays.items()
+        if not key.startswith("rq.") and key not in ("mean", "unit")
+    }
+    unit = float(arrays["unit"][0]) if "unit" in arrays else 1.0
+    return Snapshot(state, books, prices, unit)

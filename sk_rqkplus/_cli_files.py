@@ -8,12 +8,17 @@ from typing import Any, NamedTuple
 
 import joblib
 import numpy as np
+from sklearn.pipeline import Pipeline
 
+from sk_rqkplus import persistence
 from sk_rqkplus._base import BaseQuantizer
 from sk_rqkplus._files import atomic_write
 from sk_rqkplus._matrix_files import read_matrix
+from sk_rqkplus._persistence import write_model
 from sk_rqkplus._pipelines import quantizer
 from sk_rqkplus._progress import is_watched, waiting
+from sk_rqkplus._store import MANIFEST, Stamp, check_target
+from sk_rqkplus._store import stamp as store_stamp
 from sk_rqkplus.tokens import (
     read_index_json,
     read_jsonl,
@@ -26,7 +31,8 @@ from sk_rqkplus.tokens import (
     write_parquet,
 )
 
-MODEL_FILE = "model.joblib"
+# A model of another make, such as a pipeline, which runs code when it is loaded.
+PICKLE = "model.joblib"
 # Endings of names, and what is written where no format is given.
 FORMATS = {
     ".json": "index.json",
@@ -65,16 +71,40 @@ def refuse(path: Path, force: bool) -> None:
         raise ValueError(f"{path} exists already. Use --force to overwrite it.")
 
 
-def load_model(directory: Path) -> Any:
+def refuse_model(directory: Path, kind: str, force: bool) -> None:
+    """Raise if a model of a kind may not be written to a directory."""
+    for name in (MANIFEST, PICKLE):
+        refuse(directory / name, force)
+    check_target(directory, kind)
+
+
+def load_model(directory: Path, allow_pickle: bool = False) -> Any:
     """Load the model of a directory that fit wrote."""
-    path = directory / MODEL_FILE
-    if not path.exists():
+    with waiting(f"Loading {directory}", is_watched()):
+        if not (directory / PICKLE).exists():
+            if not (directory / MANIFEST).exists():
+                raise ValueError(
+                    f"{directory} should be a directory of a model. Run fit first."
+                )
+            model = persistence.load(directory)
+        elif allow_pickle:
+            model = _load_pickle(directory / PICKLE)
+        else:
+            raise ValueError(
+                f"{directory / PICKLE} runs code when it is loaded. Give "
+                "--allow-pickle if you trust who made it."
+            )
+    if not isinstance(quantizer(model), BaseQuantizer):
         raise ValueError(
-            f"{directory} should be a directory that holds {MODEL_FILE}. Run fit first."
+            f"{directory} holds a {type(model).__name__}, which should be an estimator "
+            "of this package or a pipeline that ends in one. Run fit first."
         )
+    return model
+
+
+def _load_pickle(path: Path) -> Any:
     try:
-        with waiting(f"Loading {path}", is_watched()):
-            model = joblib.load(path)
+        return joblib.load(path)
     except OSError:
         raise
     except Exception as error:
@@ -83,35 +113,35 @@ def load_model(directory: Path) -> Any:
             f"{path} could not be loaded ({type(error).__name__}: {error}). Run fit "
             "again."
         ) from error
-    if not isinstance(quantizer(model), BaseQuantizer):
-        raise ValueError(
-            f"{path} holds a {type(model).__name__}, which should be an estimator of "
-            "this package or a pipeline that ends in one. Run fit first."
-        )
-    return model
 
 
-def stamp(directory: Path) -> tuple[int, int]:
+def stamp(directory: Path) -> Stamp:
     """Tell one model of a directory from the next that replaces it."""
-    status = (directory / MODEL_FILE).stat()
-    return status.st_ino, status.st_mtime_ns
+    if (directory / PICKLE).exists():
+        status = (directory / PICKLE).stat()
+        return status.st_ino, status.st_mtime_ns
+    return store_stamp(directory)
 
 
-def save_model(
-    model: Any, directory: Path, instead_of: tuple[int, int] | None = None
-) -> None:
-    """Write a model, whole or not at all; if asked, only in place of a certain one."""
+def save_model(model: Any, directory: Path, instead_of: Stamp | None = None) -> None:
+    """Write a model, whole or not at all; if asked, only in place of a certain one.
+
+    An estimator is saved by its own method. Anything else, and what was a pickle
+    before, is pickled.
+    """
     if instead_of is not None and stamp(directory) != instead_of:
         raise ValueError(
-            f"{directory / MODEL_FILE} should not change while it is extended. Run one "
-            "extend at a time, and this one again."
+            f"{directory} should not change while it is extended. Run one extend at a "
+            "time, and this one again."
         )
-    directory.mkdir(parents=True, exist_ok=True)
-    with (
-        waiting(f"Writing {directory / MODEL_FILE}", is_watched()),
-        atomic_write(directory / MODEL_FILE) as temporary,
-    ):
-        joblib.dump(model, temporary)
+    with waiting(f"Writing {directory}", is_watched()):
+        if isinstance(model, Pipeline) or (directory / PICKLE).exists():
+            directory.mkdir(parents=True, exist_ok=True)
+            with atomic_write(directory / PICKLE) as temporary:
+                joblib.dump(model, temporary)
+        else:
+            directory.parent.mkdir(parents=True, exist_ok=True)
+            write_model(directory, model, model._classes(), instead_of)
 
 
 def sizes_of(model: Any) -> list[int]:
@@ -129,10 +159,12 @@ def ids_of(model: Any) -> IDs:
     return IDs(catalogue.ids, None if keys is None else keys.tolist(), sizes_of(model))
 
 
-def read_ids(path: Path, n_levels: int, layout: dict[str, Any]) -> IDs:
+def read_ids(
+    path: Path, n_levels: int, layout: dict[str, Any], allow_pickle: bool = False
+) -> IDs:
     """IDs of a model, or of a file in a format that holds them."""
     if path.is_dir():
-        return ids_of(load_model(path))
+        return ids_of(load_model(path, allow_pickle))
     kind = FORMATS.get(path.suffix.lower())
     with waiting(f"Reading {path}", is_watched()):
         if kind == "index.json":

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
+from zipfile import BadZipFile
+from zlib import error as ZlibError
 
 import numpy as np
 
@@ -31,11 +33,13 @@ def read_codebooks(path: str | PathLike, n_levels: int) -> list[np.ndarray]:
         If keys are missing or there are more of them; the message names them.
     """
     wanted = [f"codebook_{level}" for level in range(n_levels)]
-    file = np.load(Path(path), allow_pickle=False)
+    damaged = (ValueError, EOFError, KeyError, BadZipFile, ZlibError)
+    try:
+        file = np.load(Path(path), allow_pickle=False)
+    except damaged as error:
+        raise _no_codebooks(path, wanted) from error
     if not isinstance(file, np.lib.npyio.NpzFile):
-        raise ValueError(
-            f"codebooks={str(path)!r} should be an .npz file with the keys {wanted}."
-        )
+        raise _no_codebooks(path, wanted)
     with file:
         found = [key for key in file.files if key.startswith("codebook_")]
         missing = [key for key in wanted if key not in found]
@@ -45,7 +49,17 @@ def read_codebooks(path: str | PathLike, n_levels: int) -> list[np.ndarray]:
                 f"should be {wanted} for {n_levels} levels. "
                 + (f"Missing: {missing}." if missing else "Add to codebook_sizes.")
             )
-        return [np.asarray(file[key], dtype=np.float32) for key in wanted]
+        try:
+            return [np.asarray(file[key], dtype=np.float32) for key in wanted]
+        except damaged as error:
+            raise _no_codebooks(path, wanted) from error
+
+
+def _no_codebooks(path: str | PathLike, wanted: list[str]) -> ValueError:
+    return ValueError(
+        f"codebooks={str(path)!r} should be an .npz file with the keys {wanted}, of "
+        "arrays of numbers. Give what save_codebooks writes."
+    )
 
 
 def write_codebooks(

@@ -6,19 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.decomposition import PCA
-from sklearn.pipeline import Pipeline
 from tabulate import tabulate
 
 from sk_rqkplus import RQVAE, RQKMeans, RQKMeansPlus, metrics
 from sk_rqkplus._cli_files import (
-    MODEL_FILE,
     IDs,
     format_of,
     load_model,
     read_ids,
     read_titles,
     refuse,
+    refuse_model,
     save_model,
     sizes_of,
     stamp,
@@ -26,6 +24,7 @@ from sk_rqkplus._cli_files import (
 )
 from sk_rqkplus._files import atomic_write
 from sk_rqkplus._matrix_files import read_column, read_matrix
+from sk_rqkplus._persistence import check_savable
 from sk_rqkplus._pipelines import prepared, quantizer
 from sk_rqkplus._progress import is_watched, waiting
 from sk_rqkplus._table import column_means
@@ -53,29 +52,31 @@ def demo(args: Namespace) -> None:
     """Fit to the functions and classes of the installed packages."""
     from sk_rqkplus.datasets import load_api_catalogue
 
-    for name in ("index.json", MODEL_FILE):
-        refuse(args.out / name, args.force)
+    refuse(args.out / "index.json", args.force)
+    refuse_model(args.out / "model", RQKMeansPlus.__name__, args.force)
     print("Reading the docstrings of the installed packages ...", flush=True)
-    catalogue = load_api_catalogue()
+    catalogue = load_api_catalogue(64)
     sid = _estimator(RQKMeansPlus, args, codebook_sizes=(64, 64, 64), verbose=1)
     if sid.random_state is None:
         sid.set_params(random_state=0)
-    model = Pipeline([("pca", PCA(64, random_state=0)), ("sid", sid)])
-    ids = model.fit_predict(catalogue.data)
+    ids = sid.fit_predict(catalogue.data)
     print(f"\n{len(ids)} public functions and classes of the installed packages\n")
-    print(_figures(sid, model[:-1].transform(catalogue.data)))
+    print(_figures(sid, catalogue.data))
     print("\nSome first-level groups:\n")
     print(_groups(catalogue.names, ids))
     args.out.mkdir(parents=True, exist_ok=True)
     write_index_json(args.out / "index.json", ids)
-    save_model(model, args.out)
-    print(f"\nIDs: {args.out / 'index.json'}   Model: {args.out / MODEL_FILE}")
+    save_model(sid, args.out / "model")
+    print(f"\nIDs: {args.out / 'index.json'}   Model: {args.out / 'model'}")
 
 
 def fit(args: Namespace) -> None:
     """Fit an estimator and write the model."""
-    refuse(args.model / MODEL_FILE, args.force)
-    estimator = _estimator(ESTIMATORS[args.estimator], args, verbose=1)
+    kind = ESTIMATORS[args.estimator]
+    refuse_model(args.model, kind.__name__, args.force)
+    estimator = _estimator(kind, args, verbose=1)
+    # Before the fit, which would be lost.
+    check_savable(estimator, estimator._classes())
     X, item_ids = _embeddings(args)
     if item_ids is not None and not estimator.store_catalogue:
         raise ValueError(
@@ -88,7 +89,7 @@ def fit(args: Namespace) -> None:
         estimator.catalogue_.set_keys(item_ids)
     save_model(estimator, args.model)
     print(_figures(estimator, X))
-    print(f"Model: {args.model / MODEL_FILE}")
+    print(f"Model: {args.model}")
 
 
 def encode(args: Namespace) -> None:
@@ -99,7 +100,7 @@ def encode(args: Namespace) -> None:
     _only_for("embeddings that are a folder", args, SHARD_OPTIONS)
     refuse(args.out, args.force)
     kind = format_of(args.out, args.format)
-    model = load_model(args.model)
+    model = load_model(args.model, args.allow_pickle)
     X, item_ids = _embeddings(args)
     with waiting("Encoding", is_watched()):
         # In one call, since IDs of new rows are unique within a call.
@@ -114,7 +115,7 @@ def _encode_shards(args: Namespace) -> None:
 
     _only_for("embeddings that are one file", args, FILE_OPTIONS)
     found = encode_shards(
-        load_model(args.model),
+        load_model(args.model, args.allow_pickle),
         args.embeddings,
         args.out,
         embedding=args.column or "embedding",
@@ -147,7 +148,8 @@ def extend(args: Namespace) -> None:
     """Register new items in a model, and write their IDs."""
     refuse(args.out, args.force)
     kind = format_of(args.out, args.format)
-    model, loaded = load_model(args.model), stamp(args.model)
+    loaded = stamp(args.model)
+    model = load_model(args.model, args.allow_pickle)
     X, item_ids = _embeddings(args)
     before = len(getattr(quantizer(model), "catalogue_", ()))
     with waiting("Encoding", is_watched()):
@@ -158,7 +160,7 @@ def extend(args: Namespace) -> None:
         save_model(model, args.model, instead_of=loaded)
     after = len(quantizer(model).catalogue_)
     print(f"{len(ids)} items, {after - before} of them new: {args.out}")
-    print(f"{after} items in the model: {args.model / MODEL_FILE}")
+    print(f"{after} items in the model: {args.model}")
 
 
 def export(args: Namespace) -> None:
@@ -170,7 +172,7 @@ def export(args: Namespace) -> None:
         "suffix": args.source_suffix,
         "template": args.source_template,
     }
-    items = read_ids(args.source, args.n_levels, layout)
+    items = read_ids(args.source, args.n_levels, layout, args.allow_pickle)
     if args.codebook_sizes is not None:
         sizes = np.atleast_1d(args.codebook_sizes).tolist()
         items = items._replace(codebook_sizes=sizes)
@@ -181,7 +183,8 @@ def export(args: Namespace) -> None:
 def compare(args: Namespace) -> None:
     """Print what share of IDs and of prefixes changed."""
     old, new = (
-        read_ids(path, args.n_levels, _layout(args)) for path in (args.old, args.new)
+        read_ids(path, args.n_levels, _layout(args), args.allow_pickle)
+        for path in (args.old, args.new)
     )
     if (old.item_ids is None) != (new.item_ids is None):
         raise ValueError(
@@ -203,7 +206,7 @@ def report(args: Namespace) -> None:
 
     if args.out is not None:
         refuse(args.out, args.force)
-    model = load_model(args.model)
+    model = load_model(args.model, args.allow_pickle)
     X, _ = _embeddings(args)
     titles = None if args.titles is None else read_titles(args.titles, len(X))
     with waiting("Measuring", is_watched()):

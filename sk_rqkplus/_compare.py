@@ -136,8 +136,8 @@ def _ids_and_keys(
         return ids.ids, ids.keys
     if isinstance(ids, Mapping):
         table = np.array(list(ids.values()), dtype=None if ids else np.int32)
-        return check_codes(table if ids else table.reshape(0, 1)), as_keys(ids)
-    ids = check_codes(ids)
+        return check_codes(table if ids else table.reshape(0, 1), name), as_keys(ids)
+    ids = check_codes(ids, name)
     if keys is None:
         return ids, None
     keys = as_keys(keys, len(ids), name=f"{name}_keys")

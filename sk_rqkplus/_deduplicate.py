@@ -101,6 +101,11 @@ def deduplicate(
            [3, 1, 0]], dtype=int32)
     """
     codes = check_codes(codes)
+    if codes.min(initial=0) < 0:
+        raise ValueError(
+            f"codes have the value {codes.min()}, which should be >= 0. Give the codes "
+            "that transform returns."
+        )
     taken = _check_taken(taken, codes.shape[1] + 1)
     order = _first_come(len(codes), keys, priority)
     ordered = codes if order is None else codes[order]

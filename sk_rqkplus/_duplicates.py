@@ -8,9 +8,9 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 from sklearn.utils.extmath import randomized_svd
-from sklearn.utils.validation import check_array
 
 from sk_rqkplus._groups import group_starts
+from sk_rqkplus._inputs import check_matrix
 from sk_rqkplus._threads import map_chunks
 
 CHUNK_ROWS = 2048
@@ -147,7 +147,7 @@ def duplicate_groups(X: np.ndarray, eps: float = 0.0) -> np.ndarray:
     >>> duplicate_groups([[0.0, 1.0], [2.0, 3.0], [0.0, 1.0], [2.0, 3.1]])
     array([0, 1, 0, 3])
     """
-    X = check_array(X, dtype=[np.float64, np.float32], input_name="X")
+    X = check_matrix(X)
     if not isinstance(eps, Real) or not 0 <= eps < np.inf:
         raise ValueError(
             f"eps={eps!r} should be a finite number >= 0. Give a distance in units of "

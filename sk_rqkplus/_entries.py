@@ -53,19 +53,54 @@ class Entries:
         return {field.name: getattr(self, field.name) for field in fields(self)[1:-1]}
 
     def is_sound(self) -> bool:
-        """Whether types, shapes and order are those that this class makes."""
-        wanted = Entries.none(self.sizes).arrays()
+        """Whether the arrays are such as this class makes, and all IDs different."""
+        n, wanted = len(self), Entries.none(self.sizes).arrays()
         return (
             all(
                 array.dtype == wanted[name].dtype
-                and array.shape == (len(self), *wanted[name].shape[1:])
+                and array.shape == (n, *wanted[name].shape[1:])
                 for name, array in self.arrays().items()
             )
-            and bool((np.diff(self.codes) >= 0).all())
-            and bool((np.sort(self.rows) == np.arange(len(self))).all())
-            and self.slots.min(initial=0) >= 0
-            and (self.keys is None or self.keys.shape == (len(self),))
+            and (self.keys is None or self.keys.shape == (n,))
+            and self._has_sound_codes()
+            and self._has_every_row()
+            and self._has_distinct_ids()
         )
+
+    def _has_sound_codes(self) -> bool:
+        """Whether codes are in range and order, and agree with the prefixes."""
+        last_size = self.sizes[-1]
+        largest = min(math.prod(self.sizes), MAX_CODE // last_size * last_size)
+        if len(self) == 0:
+            return True
+        if self.codes[0] < 0 or self.codes[-1] >= largest or self.slots.min() < 0:
+            return False
+        if not (self.codes[1:] >= self.codes[:-1]).all():
+            return False
+        if not self.prefixes.shape[1]:
+            return True
+        codes = np.column_stack([self.prefixes, self.codes % last_size])
+        inside = (self.prefixes >= 0) & (self.prefixes < self.sizes[:-1])
+        return bool(inside.all() and (self.flatten(codes) == self.codes).all())
+
+    def _has_every_row(self) -> bool:
+        """Whether every number of a row is there once."""
+        if self.rows.max(initial=0) >= max(1, len(self)):
+            return False
+        seen = np.zeros(len(self), dtype=bool)
+        seen[self.rows] = True
+        return bool(seen.all())
+
+    def _has_distinct_ids(self) -> bool:
+        """Whether no ID is there twice."""
+        if self.prefixes.shape[1]:
+            prefix = number_rows(self.prefixes)
+        else:
+            # Codes are in order: a new prefix starts where the number changes.
+            prefix = self.codes // self.sizes[-1]
+            prefix = np.cumsum(np.append(prefix[:1] * 0, np.diff(prefix) > 0))
+        words = np.sort((prefix << 31) | self.slots)
+        return bool((words[1:] != words[:-1]).all())
 
     def flatten(self, codes: np.ndarray) -> np.ndarray:
         """One integer per code; codes of one prefix are neighbours."""

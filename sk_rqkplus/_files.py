@@ -1,5 +1,6 @@
 """Write a file whole or not at all."""
 
+import hashlib
 import os
 import uuid
 from collections.abc import Iterator
@@ -65,3 +66,24 @@ def sync_folder(path: str | PathLike) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def measure(path: str | PathLike) -> tuple[int, str]:
+    """Length and SHA-256 of a file.
+
+    Parameters
+    ----------
+    path : path-like
+        File to read.
+
+    Returns
+    -------
+    n_bytes : int
+        Length.
+
+    sha256 : str
+        Digest, in hexadecimal digits.
+    """
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+        return file.tell(), digest.hexdigest()

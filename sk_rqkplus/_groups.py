@@ -1,30 +1,45 @@
 """Rows of codes: one number per row, groups of equal rows, ranks."""
 
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.utils.validation import check_array
 
 MAX_NUMBER = 2**62
 
 
-def check_integers(codes: np.ndarray, **params: int) -> np.ndarray:
+def as_array(values: ArrayLike, name: str, dtype: type | None = None) -> np.ndarray:
+    """Values as an array, or an error that names them."""
+    try:
+        return np.asarray(values, dtype=dtype)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{name} should be an array of numbers. Give rows of one length: {error}"
+        ) from error
+
+
+def check_integers(codes: np.ndarray, name: str = "codes", **params: int) -> np.ndarray:
     """Codes as a matrix of integers; further parameters are those of check_array."""
-    codes = check_array(codes, dtype=None, input_name="codes", **params)
+    try:
+        codes = check_array(codes, dtype=None, input_name=name, **params)
+    except (TypeError, ValueError) as error:
+        # Not all of these messages name the array.
+        raise type(error)(f"{name}: {error}") from error
     if codes.dtype.kind not in "iu":
         raise ValueError(
-            f"codes have dtype={codes.dtype}, which should be an integer type. "
+            f"{name} have dtype={codes.dtype}, which should be an integer type. "
             "Give the codes that transform returns."
         )
     return codes
 
 
-def check_codes(codes: np.ndarray) -> np.ndarray:
+def check_codes(codes: np.ndarray, name: str = "codes") -> np.ndarray:
     """Codes as an int32 matrix."""
-    codes = check_integers(codes, ensure_min_samples=0)
+    codes = check_integers(codes, name, ensure_min_samples=0)
     bounds = np.iinfo(np.int32)
     for value in (codes.min(initial=0), codes.max(initial=0)):
         if not bounds.min <= value <= bounds.max:
             raise ValueError(
-                f"codes have the value {value}, which should fit into 32 bits. "
+                f"{name} have the value {value}, which should fit into 32 bits. "
                 "Give the codes that transform returns."
             )
     return codes.astype(np.int32)

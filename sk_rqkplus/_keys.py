@@ -16,7 +16,7 @@ def as_keys(
     keys: Iterable, n_rows: int | None = None, *, name: str = "keys"
 ) -> np.ndarray:
     """Integers as an int64 array, anything else as an array of objects of one type."""
-    if isinstance(keys, str | bytes):
+    if isinstance(keys, str | bytes) or not isinstance(keys, Iterable):
         raise ValueError(f"{name}={keys!r} should be one key per row. Give a sequence.")
     array = np.asarray(keys) if hasattr(keys, "__array__") else _as_objects(keys)
     if array.ndim != 1:
@@ -205,11 +205,29 @@ def pack_keys(keys: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def unpack_keys(arrays: dict[str, np.ndarray]) -> np.ndarray | None:
-    """Keys of the arrays that :func:`pack_keys` made, None where there are none."""
-    if "keys" in arrays:
-        return as_keys(arrays["keys"])
+    """Take out keys as :func:`pack_keys` made them, None where there are none.
+
+    A ValueError or TypeError says that they are no keys.
+    """
     if "key_ends" not in arrays:
-        return None
-    text, ends = arrays["key_bytes"].tobytes(), arrays["key_ends"].tolist()
-    parts = zip([0, *ends[:-1]], ends, strict=True)
-    return _as_objects(text[i:j].decode("utf-8", "surrogatepass") for i, j in parts)
+        keys = arrays.pop("keys", None)
+        if keys is not None:
+            keys = as_keys(keys)
+            check_distinct(keys)
+        return keys
+    text, ends = arrays.pop("key_bytes"), arrays.pop("key_ends")
+    bounds = np.append(np.zeros(1, dtype=np.int64), ends)
+    # Slices that overlap would take more memory than the file.
+    if (
+        (text.dtype, ends.dtype) != (np.uint8, np.int64)
+        or text.ndim != 1
+        or ends.ndim != 1
+        or (np.diff(bounds) < 0).any()
+        or bounds[-1] != len(text)
+    ):
+        raise ValueError("key_ends should be the ends of parts of key_bytes")
+    whole, cuts = text.tobytes(), bounds.tolist()
+    parts = zip(cuts[:-1], cuts[1:], strict=True)
+    keys = _as_objects(whole[i:j].decode("utf-8", "surrogatepass") for i, j in parts)
+    check_distinct(keys)
+    return keys

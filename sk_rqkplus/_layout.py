@@ -8,6 +8,7 @@ from typing import NoReturn
 
 import numpy as np
 
+from sk_rqkplus._groups import as_array
 from sk_rqkplus._template import PUBLISHED, Template
 
 SUFFIXES = ("always", "on_collision", "never")
@@ -209,7 +210,7 @@ def look_up(column: np.ndarray, function: Callable[[int], str]) -> np.ndarray:
 
 def check_ids(ids: np.ndarray) -> np.ndarray:
     """Return IDs as an array, or raise if they are no matrix of integers >= 0."""
-    ids = np.asarray(ids)
+    ids = as_array(ids, "ids")
     if ids.ndim != 2 or ids.shape[1] < 2 or ids.dtype.kind not in "iu":
         raise ValueError(
             f"ids have shape={ids.shape} and dtype={ids.dtype}, which should be a "
@@ -236,7 +237,7 @@ def check_n_levels(n_levels: int) -> None:
 
 def check_sizes(codebook_sizes: Sequence[int]) -> np.ndarray:
     """Return codebook sizes as an array, or raise if they are none."""
-    sizes = np.asarray(codebook_sizes)
+    sizes = as_array(codebook_sizes, "codebook_sizes")
     if sizes.ndim != 1 or len(sizes) == 0 or sizes.dtype.kind not in "iu":
         raise ValueError(
             f"codebook_sizes={codebook_sizes!r} should be a sequence of one integer "

@@ -14,16 +14,20 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from sk_rqkplus._balance import (
+    CACHED_SCORES,
+    CACHED_SCORES_OF_A_FILE,
+    MOST_MOVABLE,
     Scores,
     Selection,
     capacities,
     exact_prices,
     lower_imbalance,
 )
+from sk_rqkplus._journal import NO_JOURNAL, Journal
 from sk_rqkplus._nearest import Codewords, nearest
 from sk_rqkplus._points import Points
 from sk_rqkplus._residual import Leftover
-from sk_rqkplus._threads import join_chunks, one_thread
+from sk_rqkplus._threads import join_chunks, n_workers, one_thread
 
 CHUNK_ROWS = 16_384
 # Members are added in float32 in runs of so many, and the runs in float64.
@@ -38,6 +42,61 @@ BASIS_ROWS = 4096
 BALANCED_ITERATIONS, BALANCED_ROWS, MOST_BALANCED_ROWS = 8, 64, 512
 # One of so many rows, or fewer, are gathered in memory: blocks would have few of them.
 SPARSE = 64
+# Bytes of codes, IDs, catalogue and what they are sorted with, per row.
+ROW_BYTES = 100
+
+
+def bytes_to_fit(
+    n_rows: int,
+    n_features: int,
+    n_codewords: int,
+    *,
+    n_fit: int,
+    n_made: int = 0,
+    balanced: bool = True,
+) -> int:
+    """Memory that a fit allocates at its peak, within a factor of about 1.5.
+
+    Residuals in float32; of a balanced level the table of scores, which is kept unless
+    it is large, and that of the rows that may move in the end; and chunks that threads
+    work on, of which allocators hold on to several. Weights are from measured peaks.
+
+    Parameters
+    ----------
+    n_rows : int
+        Rows to encode.
+
+    n_features : int
+        Their values.
+
+    n_codewords : int
+        Size of the largest codebook.
+
+    n_fit : int
+        Rows that are drawn to fit on; if fewer, residuals of all are not kept.
+
+    n_made : int, default=0
+        Rows that are made from these.
+
+    balanced : bool, default=True
+        Whether a level is.
+
+    Returns
+    -------
+    n_bytes : int
+        What the rows themselves take is not part of it.
+    """
+    kept, tables = n_fit + 3 * n_made, 0.0
+    n_seen = n_made or n_fit
+    if balanced:
+        n_few = min(n_seen, MOST_BALANCED_ROWS * n_codewords)
+        kept += n_few if n_few < n_seen else 0
+        most = CACHED_SCORES if n_fit == n_rows else CACHED_SCORES_OF_A_FILE
+        sizes = (n_few * n_codewords, CACHED_SCORES), (n_rows * n_codewords, most)
+        scores = max(size if size <= limit else 0 for size, limit in sizes)
+        tables = 4.4 * scores + 8 * min(n_rows * n_codewords, MOST_MOVABLE)
+    chunks = (3 * n_workers() + 18) * min(n_seen, CHUNK_ROWS)
+    return int(4 * (kept + chunks) * n_features + tables + ROW_BYTES * n_rows)
 
 
 @dataclass
@@ -206,6 +265,7 @@ def fit_codebook(
     tol: float = 1e-4,
     balance_tol: float | None = None,
     tick: Callable[[], object] = lambda: None,
+    journal: Journal = NO_JOURNAL,
 ) -> Level:
     """Learn one codebook.
 
@@ -238,6 +298,9 @@ def fit_codebook(
     tick : callable, optional
         Called after every iteration.
 
+    journal : Journal, optional
+        Told of every iteration; what it has of this codebook is not computed again.
+
     Returns
     -------
     level : Level
@@ -246,13 +309,20 @@ def fit_codebook(
     if balance_tol is not None:
         points = _draw(points, min(len(points), MOST_BALANCED_ROWS * size), rng)
     squares = sum_of_squares(points)
-    runs = []
-    for _ in range(n_init):
-        start = _start(points, size, rng, init, max_iter, tol)
-        runs.append(lloyd(points, start, max_iter, tol, tick, squares=squares))
+
+    def run(part: Journal) -> Level:
+        steps = part.part("iterations")
+        start = None
+        if not steps.saved:
+            start = _start(points, size, rng, init, max_iter, tol)
+        return lloyd(points, start, max_iter, tol, tick, squares=squares, journal=steps)
+
+    parts = [journal.part(f"run {number}") for number in range(n_init)]
+    runs = [part.once(Level, partial(run, part)) for part in parts]
     level = min(runs, key=lambda run: run.inertia)
     if balance_tol is not None and size > 1:
-        level = _balanced(points, level, balance_tol, rng, tick)
+        balance = journal.part("balance")
+        level = _balanced(points, level, balance_tol, rng, tick, balance)
     return level
 
 
@@ -287,12 +357,13 @@ def _start(
 
 def lloyd(
     points: Points,
-    codebook: Tensor,
+    codebook: Tensor | None,
     max_iter: int,
     tol: float,
     tick: Callable[[], object] = lambda: None,
     *,
     squares: float | None = None,
+    journal: Journal = NO_JOURNAL,
 ) -> Level:
     """Lloyd iterations from given codewords, until the inertia settles.
 
@@ -301,8 +372,8 @@ def lloyd(
     points : Points
         Rows.
 
-    codebook : Tensor of shape (n_codewords, n_features), float32
-        Where to start.
+    codebook : Tensor of shape (n_codewords, n_features), float32 or None
+        Where to start; None where the journal knows.
 
     max_iter : int
         Most iterations.
@@ -316,17 +387,21 @@ def lloyd(
     squares : float, optional
         Sum of the squares of the rows, where it is known.
 
+    journal : Journal, optional
+        Told of every iteration, and where to go on from.
+
     Returns
     -------
     level : Level
         The codebook after the last iteration, and its inertia before it.
     """
-    prices = torch.zeros(len(codebook), dtype=torch.float64, device=codebook.device)
     squares = sum_of_squares(points) if squares is None else squares
-    before = np.inf
-    for n_iter in range(1, max_iter + 1):
+    state = journal.restore(codebook=codebook, inertia=np.inf, n_iter=0)
+    codebook, done = state["codebook"], state["n_iter"]
+    n_iter, inertia = done, state["inertia"]
+    for n_iter in range(done + 1, max_iter + 1):
         stats = merged_stats(points, codebook, exact=False)
-        inertia = stats.inertia(codebook, squares)
+        before, inertia = inertia, stats.inertia(codebook, squares)
         # A rise, after an empty codeword was moved, does not end the run.
         settled = n_iter > 1 and 0 <= before - inertia <= tol * before
         if settled or n_iter == max_iter:
@@ -335,7 +410,8 @@ def lloyd(
         tick()
         if settled:
             break
-        before = inertia
+        journal.save(codebook=codebook, inertia=inertia, n_iter=n_iter)
+    prices = torch.zeros(len(codebook), dtype=torch.float64, device=codebook.device)
     return Level(codebook, prices, n_iter, inertia)
 
 
@@ -406,6 +482,7 @@ def _balanced(
     balance_tol: float,
     rng: np.random.RandomState,
     tick: Callable[[], object],
+    journal: Journal,
 ) -> Level:
     """Turn an unconstrained codebook into a balanced one.
 
@@ -414,10 +491,12 @@ def _balanced(
     (0.000747 instead of 0.000720 on a catalogue of 3,686 items). The prices end close
     to balance; ``exact_prices`` finishes them on the rows to encode.
     """
-    codebook, n_codewords = level.codebook, len(level.codebook)
+    n_codewords = len(level.codebook)
     few = _draw(points, min(len(points), BALANCED_ROWS * n_codewords), rng)
-    prices: Tensor | None = None
-    for tol in np.linspace(1, 0, BALANCED_ITERATIONS - 2).tolist() + [0.0, 0.0]:
+    state = journal.restore(codebook=level.codebook, prices=None, n_iter=0)
+    codebook, prices, done = state["codebook"], state["prices"], state["n_iter"]
+    tols = np.linspace(1, 0, BALANCED_ITERATIONS - 2).tolist() + [0.0, 0.0]
+    for n_iter, tol in enumerate(tols[done:], done + 1):
         sample = few if tol > 0 else points
         scores = Scores(sample, codebook)
         tol = max(tol, balance_tol)
@@ -426,8 +505,8 @@ def _balanced(
         stats = merged_stats(sample, codebook, exact=True)
         codebook = step(stats, sample, codebook)
         tick()
+        journal.save(codebook=codebook, prices=prices, n_iter=n_iter)
     n_iter = level.n_iter + BALANCED_ITERATIONS
-    assert prices is not None
     return Level(codebook, prices, n_iter, level.inertia, len(points))
 
 

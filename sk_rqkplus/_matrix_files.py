@@ -141,7 +141,7 @@ def _reading(path: Path, what: str, *errors: type[Exception]) -> Iterator[None]:
 
 
 def _read_npy(path: Path, name: str | None, verbose: int) -> np.ndarray:
-    with _reading(path, "a .npy file of numbers", ValueError, EOFError):
+    with _reading(path, "a .npy file of numbers", ValueError, EOFError, BadZipFile):
         X = np.load(path, mmap_mode="r", allow_pickle=False)
     if not isinstance(X, np.ndarray):
         raise ValueError(f"{path} should be a .npy file with one matrix.")

@@ -5,6 +5,7 @@ so that its ``state_dict`` loads as it is.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,6 +57,9 @@ class MLP(nn.Module):
     generator : torch.Generator, optional
         Source of dropout.
 
+    device : str, default="cpu"
+        Where the weights are; those on "meta" take no memory.
+
     Notes
     -----
     The weights are not set until :meth:`reset` or ``load_state_dict`` is called, so
@@ -69,16 +73,16 @@ class MLP(nn.Module):
         dropout: float = 0.0,
         batch_norm: bool = False,
         generator: torch.Generator | None = None,
+        device: str = "cpu",
     ):
         super().__init__()
+        place: dict[str, Any] = {"dtype": torch.float32, "device": device}
         layers: list[nn.Module] = []
         for i, (n_in, n_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
-            linear = nn.utils.skip_init(nn.Linear, n_in, n_out, dtype=torch.float32)
+            linear = nn.utils.skip_init(nn.Linear, n_in, n_out, **place)
             layers += [Dropout(dropout, generator), linear]
             if i < len(sizes) - 2:
-                layers += [nn.BatchNorm1d(n_out, dtype=torch.float32)] * batch_norm + [
-                    nn.ReLU()
-                ]
+                layers += [nn.BatchNorm1d(n_out, **place)] * batch_norm + [nn.ReLU()]
         self.mlp_layers = nn.Sequential(*layers)
 
     def reset(self, generator: torch.Generator) -> None:

@@ -2,8 +2,10 @@
 
 import argparse
 import ast
-import pickle
 import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import torch
 
 from sk_rqkplus._checkpoints import Snapshot, split_state
 
+_reading = threading.Lock()
 # Options of the published code, and the parameters that they are here.
 NAMES = {
     "num_emb_list": "codebook_sizes",
@@ -118,24 +121,36 @@ def _networks(state: dict, path: str | PathLike) -> tuple[Snapshot, np.ndarray]:
         ) from error
 
 
+@contextmanager
+def _admitting(*kinds: type) -> Iterator[None]:
+    """Let files hold such objects alone: a setting of the process, put back at the end.
+
+    One file is read at a time, so that no thread puts back what another one has set.
+    """
+    with _reading:
+        before = torch.serialization.get_safe_globals()
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(list(kinds))
+        try:
+            yield
+        finally:
+            torch.serialization.clear_safe_globals()
+            torch.serialization.add_safe_globals(before)
+
+
 def _load(path: str | PathLike) -> dict:
     """Read the file with an unpickler that admits tensors and the Namespace alone."""
-    admitted = torch.serialization.get_safe_globals()
-    torch.serialization.clear_safe_globals()
-    torch.serialization.add_safe_globals([argparse.Namespace])
     try:
-        file = torch.load(Path(path), map_location="cpu", weights_only=True)
+        with _admitting(argparse.Namespace):
+            file = torch.load(Path(path), map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+    except Exception as error:  # an unpickler of damaged bytes ends in anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
             f"path={str(path)!r} should be a checkpoint with nothing but tensors, "
             f"plain values and an argparse.Namespace: {reason}"
         ) from error
-    finally:
-        torch.serialization.clear_safe_globals()
-        torch.serialization.add_safe_globals(admitted)
     if not isinstance(file, dict):
         raise ValueError(f"path={str(path)!r} should hold a dict.")
     return file

@@ -1,12 +1,11 @@
 """RQKMeans: residual k-means codebooks."""
 
-import warnings
 from functools import partial
 from numbers import Integral
+from os import PathLike
 
 import numpy as np
 import torch
-from sklearn.utils import check_random_state
 from sklearn.utils.random import sample_without_replacement
 
 from sk_rqkplus._augment import resolve_augment, smoothed_bootstrap
@@ -18,9 +17,12 @@ from sk_rqkplus._base import (
     warn_of_fewer,
 )
 from sk_rqkplus._compat import Interval, StrOptions, _fit_context
+from sk_rqkplus._journal import keep_journal
 from sk_rqkplus._lloyd import (
     BALANCED_ITERATIONS,
+    Level,
     balance_prices,
+    bytes_to_fit,
     count_distinct,
     fit_codebook,
 )
@@ -29,6 +31,7 @@ from sk_rqkplus._progress import progress
 from sk_rqkplus._residual import Leftover, power_of_two
 from sk_rqkplus._table import Table
 from sk_rqkplus._threads import one_thread
+from sk_rqkplus._warn import warn
 
 # Weight of the codewords as they are in a joint refinement, in rows: with fewer the
 # refinement learns the rows by heart, with more it moves little.
@@ -99,6 +102,20 @@ class RQKMeans(BaseQuantizer):
     store_catalogue : bool, default=True
         Remember the fitted rows (28 bytes each), so that :meth:`predict` recognises
         them. Without it IDs are unique within a call only.
+
+    checkpoint_dir : path-like, default=None
+        Directory of this fit alone, where it writes how far it has come: its levels
+        and the iteration it is at, at most 2 % of the time. None writes nothing.
+
+    resume : bool, default=False
+        Go on from what is in ``checkpoint_dir``, to the codebooks that the fit would
+        have had without a break, bit for bit on one kind of CPU. An empty directory
+        starts a fit, and so does False, which gives up what is there.
+
+    nan_policy : {"raise", "zero"}, default="raise"
+        What NaN and infinity in ``X`` are: an error that names the first of them, or 0
+        with a warning that counts them, as published. Rows are converted as they are
+        read, so that this copies no file either.
 
     device : str or torch.device, default="auto"
         Where to compute: "cpu", "cuda", or "auto" for a GPU where there is one.
@@ -178,6 +195,7 @@ class RQKMeans(BaseQuantizer):
     array([ 0.,  1., 10., 11.])
     """
 
+    _fitted_attributes = (*BaseQuantizer._fitted_attributes, "duality_gap_")
     _parameter_constraints: dict = {
         **BaseQuantizer._parameter_constraints,
         "balance_tol": [NON_NEGATIVE],
@@ -189,6 +207,8 @@ class RQKMeans(BaseQuantizer):
         "augment": [StrOptions({"auto", "none"}), POSITIVE_INT],
         "refine": [Interval(Integral, 0, None, closed="left")],
         "beam_size": [POSITIVE_INT],
+        "checkpoint_dir": [str, PathLike, None],
+        "resume": ["boolean"],
     }
 
     def __init__(
@@ -207,6 +227,9 @@ class RQKMeans(BaseQuantizer):
         beam_size=1,
         dedup="reassign",
         store_catalogue=True,
+        checkpoint_dir=None,
+        resume=False,
+        nan_policy="raise",
         device="auto",
         random_state=None,
         verbose=0,
@@ -224,6 +247,9 @@ class RQKMeans(BaseQuantizer):
         self.beam_size = beam_size
         self.dedup = dedup
         self.store_catalogue = store_catalogue
+        self.checkpoint_dir = checkpoint_dir
+        self.resume = resume
+        self.nan_policy = nan_policy
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
@@ -244,27 +270,53 @@ class RQKMeans(BaseQuantizer):
         -------
         self : RQKMeans
             The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If parameters do not suit each other or the data, or ``checkpoint_dir`` has
+            a fit of other rows or parameters that ``resume`` cannot go on with.
+        OSError
+            If ``checkpoint_dir`` cannot be written. What was written before is intact.
         """
         with self._all_or_nothing(), one_thread():
             X = self._validate(X, reset=True)
+            self._check_memory(X, self._bytes_to_fit(X))
             left = self._fit_table(Table(X, self._resolve_device()))
             codes = left.codes if self.beam_size == 1 else self._encode(X)
             self._publish(X, codes)
         return self
 
+    def _bytes_to_fit(self, X):
+        """Memory that a fit takes at its peak, about."""
+        sizes = self._resolve_sizes()
+        balanced = any(self._resolve_balance(len(sizes)))
+        n_samples, n_features = X.shape
+        n_fit = min(n_samples, self.max_samples or n_samples)
+        n_made = resolve_augment(self.augment, partial(min, n_fit), max(sizes))
+        return bytes_to_fit(
+            n_samples,
+            n_features,
+            max(sizes),
+            n_fit=n_fit,
+            n_made=n_made,
+            balanced=balanced,
+        )
+
     def _fit_table(self, table):
         """Codebooks and prices from rows, wherever these are; all but their IDs."""
         sizes = self._resolve_sizes()
         balanced = self._resolve_balance(len(sizes))
-        rng = check_random_state(self.random_state)
-        index = self._draw_sample(len(table), rng)
-        few = None if index is None else Table(table.take(index), table.device)
-        self.mean_, scale = self._resolve_origin(table if few is None else few)
-        left = table.leftover(self.mean_, scale, keep=index is None)
-        sample = self._resolve_sample(few, left, max(sizes), rng)
-        levels = self._fit_levels(sample, left, sizes, balanced, rng)
-        if self.refine:
-            left = self._refine(sample, left, levels, balanced)
+        with keep_journal(self, table) as (journal, rng):
+            index = self._draw_sample(len(table), rng)
+            few = None if index is None else Table(table.take(index), table.device)
+            self.mean_, scale = self._resolve_origin(table if few is None else few)
+            left = table.leftover(self.mean_, scale, keep=index is None)
+            sample = self._resolve_sample(few, left, max(sizes), rng)
+            levels = self._fit_levels(sample, left, sizes, balanced, rng, journal)
+            if self.refine:
+                left = self._refine(sample, left, levels, balanced, journal)
+            journal.flush()
         self.codebooks_ = [
             np.multiply(words.codebook.cpu().numpy(), scale, dtype=np.float32)
             for words in left.levels
@@ -304,42 +356,69 @@ class RQKMeans(BaseQuantizer):
             )
         return mean, power_of_two(largest)
 
-    def _fit_levels(self, sample, left, sizes, balanced, rng):
+    def _fit_levels(self, sample, left, sizes, balanced, rng, journal):
         """Fit level after level on the sample; all rows follow in ``left``."""
         levels = []
-        n_steps = [self.max_iter + BALANCED_ITERATIONS * flag for flag in balanced]
+        n_steps = [
+            self.n_init * self.max_iter + BALANCED_ITERATIONS * flag
+            for flag in balanced
+        ]
         with progress(self, sum(n_steps), "iteration") as tick:
             for number, (size, flag) in enumerate(zip(sizes, balanced, strict=True)):
-                level = fit_codebook(
-                    sample.points,
-                    count_distinct(left, size),
-                    rng,
-                    init=self.init,
-                    n_init=self.n_init,
-                    max_iter=self.max_iter,
-                    tol=self.tol,
-                    balance_tol=self.balance_tol if flag else None,
-                    tick=tick,
-                )
+                part = journal.part(f"level {number}")
+                fit = partial(self._fit_level, sample, left, size, number, rng)
+                level = part.once(Level, partial(fit, flag, tick, part))
                 tick(to=sum(n_steps[: number + 1]))
-                words = self._advance(left, level, number, flag)
+                words = self._advance(left, level)
                 if sample is not left:
                     sample.advance(words)
                 levels.append(level)
         found = [len(level.codebook) for level in levels]
-        warn_of_fewer(sizes, found, stacklevel=5)
+        warn_of_fewer(sizes, found)
         return levels
 
-    def _advance(self, left, level, number, flag):
-        """Balance a level on all rows where it should be, and subtract it."""
-        if flag and len(level.codebook) > 1:
-            self._balance(left, level, number)
+    def _fit_level(self, sample, left, size, number, rng, flag, tick, journal):
+        """Fit one level on the sample, and balance it on all rows."""
+        n_codewords = count_distinct(left, size)
+        if sample is not left:
+            # A few rows of many may have fewer different ones.
+            n_codewords = count_distinct(sample, n_codewords)
+        level = fit_codebook(
+            sample.points,
+            n_codewords,
+            rng,
+            init=self.init,
+            n_init=self.n_init,
+            max_iter=self.max_iter,
+            tol=self.tol,
+            balance_tol=self.balance_tol if flag else None,
+            tick=tick,
+            journal=journal,
+        )
+        return self._balance(left, level, number, flag)
+
+    def _advance(self, left, level):
+        """Subtract a level from the rows."""
         words = Codewords(level.codebook, level.prices)
         left.advance(words)
         return words
 
-    def _refine(self, sample, left, levels, balanced):
+    def _refine(self, sample, left, levels, balanced, journal):
         """Move the codewords of all levels jointly, and encode all rows anew."""
+        parts = [journal.part(f"refined level {n}") for n in range(len(levels))]
+        if not parts[-1].saved:
+            self._move_jointly(sample, levels, balanced)
+        left = left.restarted()
+        for number, (part, flag) in enumerate(zip(parts, balanced, strict=True)):
+            level = levels[number]
+            level.n_rows = len(sample)
+            finish = partial(self._balance, left, level, number, flag)
+            levels[number] = part.once(Level, finish)
+            self._advance(left, levels[number])
+        return left
+
+    def _move_jointly(self, sample, levels, balanced):
+        """Rounds of moving the codewords of all levels to where they serve best."""
         for _ in range(self.refine):
             books = sample.refined(RIDGE, self.beam_size)
             sample = sample.restarted()
@@ -351,14 +430,11 @@ class RQKMeans(BaseQuantizer):
                     ).prices
                 words = Codewords(level.codebook, level.prices)
                 sample.advance(words)
-        left = left.restarted()
-        for number, (level, flag) in enumerate(zip(levels, balanced, strict=True)):
-            level.n_rows = len(sample)
-            self._advance(left, level, number, flag)
-        return left
 
-    def _balance(self, left, level, number):
-        """Give a level prices that balance all rows, or say that none can."""
+    def _balance(self, left, level, number, flag):
+        """Give a level that should have them prices that balance all rows."""
+        if not flag or len(level.codebook) == 1:
+            return level
         balance = balance_prices(
             left, level.codebook, self.balance_tol, level.prices, n_before=level.n_rows
         )
@@ -366,9 +442,9 @@ class RQKMeans(BaseQuantizer):
         level.gap = balance.gap / max(level.inertia, 1e-300)
         if balance.crowd > CROWD:
             _, upper = capacities(len(left), len(level.codebook), self.balance_tol)
-            warnings.warn(
+            warn(
                 f"level {number} cannot be balanced: {balance.crowd:.0%} of its rows "
                 f"have more than {upper} copies, the most that one codeword may take. "
-                "Remove duplicates, lower codebook_sizes or use balance='none'.",
-                stacklevel=6,
+                "Remove duplicates, lower codebook_sizes or use balance='none'."
             )
+        return level

@@ -1,6 +1,7 @@
 """RQKMeansPlus: RQ-KMeans codebooks, fine-tuned inside a residual autoencoder."""
 
 from os import PathLike
+from pathlib import Path
 
 import numpy as np
 from sklearn.base import clone
@@ -138,11 +139,18 @@ class RQKMeansPlus(BaseAutoencoder):
         Stop after so many evaluations without a better one; None never stops early.
 
     checkpoint_dir : path-like, default=None
-        Directory for checkpoints: of the best reconstruction error, of the best
-        collision rate and of the last evaluations. See :meth:`restore`.
+        Directory of this fit alone. Every evaluation writes checkpoints: those of the
+        best reconstruction error, of the best collision rate and of the last
+        evaluations, see :meth:`restore`, and the state that ``resume`` goes on from.
 
     n_checkpoints : int, default=5
         How many of the last evaluations are kept there.
+
+    resume : bool, default=False
+        Go on from what is in ``checkpoint_dir``, the first stage included, to the model
+        that the fit would have had without a break, bit for bit on one kind of CPU with
+        ``random_state``. An empty directory starts a fit, and so does False, which
+        gives up what is there.
 
     callbacks : list of skorch.callbacks.Callback, default=None
         Further callbacks of the skorch net.
@@ -167,6 +175,11 @@ class RQKMeansPlus(BaseAutoencoder):
     store_catalogue : bool, default=True
         Remember the fitted rows (28 bytes each), so that :meth:`predict` recognises
         them. Without it IDs are unique within a call only.
+
+    nan_policy : {"raise", "zero"}, default="raise"
+        What NaN and infinity in ``X`` are: an error that names the first of them, or 0
+        with a warning that counts them, as published. Rows are converted as they are
+        read, so that this copies no file either.
 
     device : str or torch.device, default="auto"
         Where to compute: "cpu", "cuda", or "auto" for a GPU where there is one.
@@ -263,6 +276,8 @@ class RQKMeansPlus(BaseAutoencoder):
     (200, 3)
     """
 
+    _parts = (RQKMeans,)
+    _fitted_attributes = (*BaseAutoencoder._fitted_attributes, "rqkmeans_")
     _parameter_constraints: dict = {
         **BaseAutoencoder._parameter_constraints,
         "decoder": [StrOptions({"residual", "mlp"})],
@@ -319,12 +334,14 @@ class RQKMeansPlus(BaseAutoencoder):
         patience=None,
         checkpoint_dir=None,
         n_checkpoints=5,
+        resume=False,
         callbacks=None,
         net_params=None,
         precision="auto",
         accelerate=False,
         dedup="reassign",
         store_catalogue=True,
+        nan_policy="raise",
         device="auto",
         random_state=None,
         verbose=0,
@@ -361,26 +378,28 @@ class RQKMeansPlus(BaseAutoencoder):
         self.patience = patience
         self.checkpoint_dir = checkpoint_dir
         self.n_checkpoints = n_checkpoints
+        self.resume = resume
         self.callbacks = callbacks
         self.net_params = net_params
         self.precision = precision
         self.accelerate = accelerate
         self.dedup = dedup
         self.store_catalogue = store_catalogue
+        self.nan_policy = nan_policy
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
 
-    def _networks(self, n_features, generator):
+    def _networks(self, n_features, generator, device="cpu"):
         """Encoder and decoder, weights not set."""
         sizes = [n_features, *self.hidden_layer_sizes, n_features]
-        options = self._network_options(generator)
+        options = self._network_options(generator, device)
         kind = ResidualMLP if self.decoder == "residual" else MLP
         return ResidualMLP(sizes, **options), kind(sizes[::-1], **options)
 
-    def _start(self, X, sizes, rng):
+    def _start(self, X, sizes, rng, journal):
         """Module of epoch 0, which is RQ-KMeans; sets ``mean_`` and ``rqkmeans_``."""
-        books, prices = self._warm_start(X, sizes, rng)
+        books, prices = self._warm_start(X, sizes, rng, journal)
         # Arrays and files are taken as they are, as published.
         self.unit_ = 1.0 if self.rqkmeans_ is None else self._resolve_unit(X)
         encoder, decoder = self._new_networks(X.shape[1], rng)
@@ -390,24 +409,46 @@ class RQKMeansPlus(BaseAutoencoder):
         super()._take_over(*args)
         self.rqkmeans_ = None
 
-    def _warm_start(self, X, sizes, rng):
+    def _first_stage(self, sizes):
+        """The first stage, not fitted."""
+        template = self.rqkmeans
+        if template is None:
+            template = RQKMeans(
+                balance=self.balance,
+                dedup="suffix",
+                store_catalogue=False,
+                nan_policy=self.nan_policy,
+                device=self.device,
+                verbose=self.verbose,
+            )
+        if isinstance(template, type):
+            raise TypeError(
+                f"rqkmeans={template.__name__} should be an estimator, not a class. "
+                "Give an instance."
+            )
+        return clone(template).set_params(codebook_sizes=tuple(sizes))
+
+    def _bytes_to_start(self, X, sizes):
+        """Memory of the first stage, where it is fitted."""
+        first = self._first_stage(sizes)
+        if self.codebooks is not None or not isinstance(first, RQKMeans):
+            return 0
+        first._validate_params()
+        return first._bytes_to_fit(X)
+
+    def _warm_start(self, X, sizes, rng, journal):
         """Codebooks and prices of the first stage."""
         first = self.codebooks
         if first is None:
-            template = self.rqkmeans
-            if template is None:
-                template = RQKMeans(
-                    balance=self.balance,
-                    dedup="suffix",
-                    store_catalogue=False,
-                    device=self.device,
-                    verbose=self.verbose,
-                )
-            template = clone(template).set_params(codebook_sizes=tuple(sizes))
+            template = self._first_stage(sizes)
             seed = rng.randint(2**31 - 1)
             if template.random_state is None:
                 template.set_params(random_state=seed)
+            folder = self._first_folder(template, journal)
+            template.set_params(**folder)
             first = check_memory(self.memory).cache(_fit_first_stage)(template, X)
+            if folder:
+                first.set_params(checkpoint_dir=None, resume=False)
         if hasattr(first, "fit"):
             self._check_first_stage(first, X, sizes)
             self.rqkmeans_, self.mean_ = first, first.mean_
@@ -417,6 +458,14 @@ class RQKMeansPlus(BaseAutoencoder):
             prices = [np.zeros(len(book)) for book in books]
             self.rqkmeans_, self.mean_ = None, np.zeros(X.shape[1], dtype=X.dtype)
         return books, prices
+
+    def _first_folder(self, template, journal):
+        """Parameters by which the first stage has a folder inside that of the fit."""
+        taken = template.get_params(deep=False).get("checkpoint_dir", self)
+        if journal.book is None or taken is not None:
+            return {}
+        folder = Path(self.checkpoint_dir) / "rqkmeans"
+        return {"checkpoint_dir": str(folder), "resume": journal.goes_on}
 
     def _check_first_stage(self, first, X, sizes):
         """Check that a fitted first stage suits the data."""

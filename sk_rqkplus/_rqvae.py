@@ -117,11 +117,17 @@ class RQVAE(BaseAutoencoder):
         Stop after so many evaluations without a better one; None never stops early.
 
     checkpoint_dir : path-like, default=None
-        Directory for checkpoints: of the best reconstruction error, of the best
-        collision rate and of the last evaluations. See :meth:`restore`.
+        Directory of this fit alone. Every evaluation writes checkpoints: those of the
+        best reconstruction error, of the best collision rate and of the last
+        evaluations, see :meth:`restore`, and the state that ``resume`` goes on from.
 
     n_checkpoints : int, default=5
         How many of the last evaluations are kept there.
+
+    resume : bool, default=False
+        Go on from what is in ``checkpoint_dir``, to the model that the fit would have
+        had without a break, bit for bit on one kind of CPU with ``random_state``. An
+        empty directory starts a fit, and so does False, which gives up what is there.
 
     callbacks : list of skorch.callbacks.Callback, default=None
         Further callbacks of the skorch net.
@@ -141,6 +147,11 @@ class RQVAE(BaseAutoencoder):
     store_catalogue : bool, default=True
         Remember the fitted rows (28 bytes each), so that :meth:`predict` recognises
         them. Without it IDs are unique within a call only.
+
+    nan_policy : {"raise", "zero"}, default="raise"
+        What NaN and infinity in ``X`` are: an error that names the first of them, or 0
+        with a warning that counts them, as published. Rows are converted as they are
+        read, so that this copies no file either.
 
     device : str or torch.device, default="auto"
         Where to compute: "cpu", "cuda", or "auto" for a GPU where there is one.
@@ -266,12 +277,14 @@ class RQVAE(BaseAutoencoder):
         patience=None,
         checkpoint_dir=None,
         n_checkpoints=5,
+        resume=False,
         callbacks=None,
         net_params=None,
         precision="auto",
         accelerate=False,
         dedup="reassign",
         store_catalogue=True,
+        nan_policy="raise",
         device="auto",
         random_state=None,
         verbose=0,
@@ -306,12 +319,14 @@ class RQVAE(BaseAutoencoder):
         self.patience = patience
         self.checkpoint_dir = checkpoint_dir
         self.n_checkpoints = n_checkpoints
+        self.resume = resume
         self.callbacks = callbacks
         self.net_params = net_params
         self.precision = precision
         self.accelerate = accelerate
         self.dedup = dedup
         self.store_catalogue = store_catalogue
+        self.nan_policy = nan_policy
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
@@ -324,13 +339,13 @@ class RQVAE(BaseAutoencoder):
         """The latent space has an origin of its own."""
         return 0.0
 
-    def _networks(self, n_features, generator):
+    def _networks(self, n_features, generator, device="cpu"):
         """Encoder and decoder, weights not set."""
         sizes = [n_features, *self.hidden_layer_sizes, self.latent_dim]
-        options = self._network_options(generator)
+        options = self._network_options(generator, device)
         return MLP(sizes, **options), MLP(sizes[::-1], **options)
 
-    def _start(self, X, sizes, rng):
+    def _start(self, X, sizes, rng, journal):
         """Module with random networks; sets ``mean_``."""
         self.mean_ = column_means(X).astype(X.dtype)
         self.unit_ = self._resolve_unit(X)
@@ -360,5 +375,5 @@ class RQVAE(BaseAutoencoder):
             left.advance(words)
         encoder.cpu().float().train()
         books = [words.codebook.cpu().numpy() * scale for words in left.levels]
-        warn_of_fewer(sizes, [len(book) for book in books], stacklevel=6)
+        warn_of_fewer(sizes, [len(book) for book in books])
         return [book.astype(np.float32) for book in books]

@@ -5,23 +5,29 @@ replaced by replacing its manifest, which is one step: a reader finds what was s
 before or what was saved last, whatever happens in between.
 """
 
+import errno
 import hashlib
 import json
 import os
 import re
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
 from sk_rqkplus._files import sync_file, sync_folder
+from sk_rqkplus._tensors import (
+    TensorsError,
+    is_storable,
+    read_tensors,
+    write_tensors,
+)
 
 try:
     import fcntl
@@ -29,9 +35,17 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 MANIFEST = "manifest.json"
+# Most bytes of a manifest, which is parsed before its checksum is known. What is parsed
+# takes up to 25 times as much.
+MAX_MANIFEST = 2**23
 # What a save that was killed may leave behind: it is never read, and the next save
 # removes it.
 LEFT_BEHIND = re.compile(r"arrays-[0-9a-f]{16}\.safetensors|save-[0-9a-f]{32}\.tmp")
+# A link is not followed, and a pipe that nobody writes to is not waited for.
+OPEN_FLAGS = os.O_RDONLY | sum(
+    getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY")
+)
+Stamp = tuple[int, ...]
 
 
 def digest(arrays: Mapping[str, np.ndarray]) -> str:
@@ -52,22 +66,28 @@ def write_store(
     *,
     kind: str,
     version: int,
+    instead_of: Stamp | None = None,
 ) -> None:
     """Write arrays and JSON values, whole or not at all; an older store is replaced.
 
-    ``kind`` says what is stored, and ``version`` in which form.
+    ``kind`` says what is stored, and ``version`` in which form. ``instead_of`` is the
+    :func:`stamp` of the store that may be replaced, None that of any.
     """
     folder = Path(path)
     new = not folder.exists()
     if new:
         folder.mkdir()
     try:
-        with _only_writer(folder):
+        with only_writer(folder):
+            _check_target(folder, kind, instead_of)
             _write(folder, arrays, values, kind, version)
-    except BaseException:
+    except BaseException as error:
         if new:
             with suppress(OSError):
                 folder.rmdir()
+        if isinstance(error, OSError) and error.filename is None:
+            # A full disk is told without saying which.
+            error.filename = str(folder)
         raise
     if new:
         sync_folder(folder.parent)
@@ -80,50 +100,65 @@ def _write(
     kind: str,
     version: int,
 ) -> None:
-    _check_target(folder, kind)
-    # Memory of another layout would be written as if it were in C order.
-    ordered = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    name = f"arrays-{digest(ordered)[:16]}.safetensors"
-    # A folder of its own, since the library writes under names of its choice.
+    # In a folder of its own, which is removed as a whole.
     scratch = folder / f"save-{uuid.uuid4().hex}.tmp"
     try:
         scratch.mkdir()
-        save_file(ordered, scratch / name)
-        size, sha256 = _measure(scratch / name)
+        size, sha256 = write_tensors(scratch / "arrays", _checked(arrays))
+        name = f"arrays-{sha256[:16]}.safetensors"
         content = {
             "kind": kind,
             "version": version,
             "values": dict(values),
             "arrays": {"name": name, "bytes": size, "sha256": sha256},
         }
-        (scratch / MANIFEST).write_bytes(_dump(content))
-        # The library's file is private, whatever the umask.
-        os.chmod(scratch / name, os.stat(scratch / MANIFEST).st_mode)
-        for part in (name, MANIFEST):
+        (scratch / MANIFEST).write_bytes(_checked_size(_dump(content)))
+        for part, target in (("arrays", name), (MANIFEST, MANIFEST)):
             sync_file(scratch / part)
-            os.replace(scratch / part, folder / part)
+            os.replace(scratch / part, folder / target)
             sync_folder(folder)
     finally:
-        _remove_left_behind(folder)
+        remove_left_behind(folder)
 
 
-def _remove_left_behind(folder: Path) -> None:
+def _checked(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Arrays of types that can be stored."""
+    checked = {name: np.asarray(array) for name, array in arrays.items()}
+    for name, array in checked.items():
+        if not is_storable(array.dtype):
+            raise ValueError(
+                f"{name} has dtype={array.dtype}, which should be one of integers, "
+                "floats of at most 64 bits or booleans. Convert it."
+            )
+    return checked
+
+
+def _checked_size(manifest: bytes) -> bytes:
+    if len(manifest) > MAX_MANIFEST:
+        raise ValueError(
+            f"{MANIFEST} has {len(manifest)} bytes, which should be <= {MAX_MANIFEST} "
+            "to be read again. Shorten what it holds besides arrays, such as history_."
+        )
+    return manifest
+
+
+def remove_left_behind(folder: Path) -> None:
     """Remove what the manifest, old or new, does not name."""
     kept = ""
     with suppress(OSError, ValueError, KeyError, TypeError):
-        if (folder / MANIFEST).exists():
-            kept = json.loads((folder / MANIFEST).read_bytes())["arrays"]["name"]
+        if os.path.lexists(folder / MANIFEST):
+            kept = _parse(folder, _read_whole(folder))["arrays"]["name"]
         for name in os.listdir(folder):
             if not LEFT_BEHIND.fullmatch(name) or name == kept:
                 continue
-            if (folder / name).is_dir():
+            if (folder / name).is_dir() and not (folder / name).is_symlink():
                 shutil.rmtree(folder / name, ignore_errors=True)
             else:
                 os.unlink(folder / name)
 
 
 @contextmanager
-def _only_writer(folder: Path) -> Iterator[None]:
+def only_writer(folder: Path, name: str = "path") -> Iterator[None]:
     """Refuse to write at the same time as another, where the system has locks."""
     if fcntl is None:
         yield
@@ -135,24 +170,34 @@ def _only_writer(folder: Path) -> Iterator[None]:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise ValueError(
-                    f"path={str(folder)!r} should be written by one process at a time. "
-                    "Save again when the other one is done."
+                    f"{name}={str(folder)!r} should be written by one process at a "
+                    "time. Try again when the other one is done."
                 ) from error
         yield
     finally:
         os.close(lock)
 
 
-def _check_target(folder: Path, kind: str) -> None:
+def check_target(path: str | PathLike, kind: str) -> None:
     """Refuse a folder that holds anything but an older store of the same kind."""
-    others = _strangers(folder, {MANIFEST})
+    if Path(path).is_dir():
+        _check_target(Path(path), kind, None)
+
+
+def _check_target(folder: Path, kind: str, instead_of: Stamp | None) -> None:
+    others = _strangers(folder)
     if others:
         raise ValueError(
             f"path={str(folder)!r} has other files, {others}, and should be a new "
             "folder, an empty one or one that was saved before. Give another path."
         )
-    if (folder / MANIFEST).exists():
-        found = _parse(folder, (folder / MANIFEST).read_bytes()).get("kind")
+    if instead_of is not None and stamp(folder) != instead_of:
+        raise ValueError(
+            f"path={str(folder)!r} should be as it was loaded, and was saved to in the "
+            "meantime. Load it again."
+        )
+    if os.path.lexists(folder / MANIFEST):
+        found = _parse(folder, _read_whole(folder)).get("kind")
         if found != kind:
             raise ValueError(
                 f"path={str(folder)!r} holds a {found}, which should be a {kind} to be "
@@ -160,8 +205,8 @@ def _check_target(folder: Path, kind: str) -> None:
             )
 
 
-def _strangers(folder: Path, known: set[str]) -> list[str]:
-    names = set(os.listdir(folder)) - known
+def _strangers(folder: Path) -> list[str]:
+    names = set(os.listdir(folder)) - {MANIFEST}
     return sorted(name for name in names if not LEFT_BEHIND.fullmatch(name))
 
 
@@ -172,31 +217,43 @@ def read_store(
 
     Nothing of what is read is executed. A ValueError says what is wrong.
     """
+    _, arrays, values = read_any_store(path, {kind: version})
+    return arrays, values
+
+
+def read_any_store(
+    path: str | PathLike, versions: Mapping[str, int]
+) -> tuple[str, dict[str, np.ndarray], dict[str, Any]]:
+    """Kind, arrays and values of a store that is of one of several kinds.
+
+    ``versions`` has the newest version that can be read of each kind.
+    """
     folder = Path(path)
     if not folder.is_dir():
         raise FileNotFoundError(
             f"path={str(folder)!r} should be a folder that was saved. Check the path."
         )
     while True:
-        stamp = _stamp(folder)
+        before = stamp(folder)
         try:
-            content = _read_manifest(folder, kind, version)
-            return _read_arrays(folder, **content["arrays"]), content["values"]
+            content = _read_manifest(folder, versions)
+            arrays = _read_arrays(folder, **content["arrays"])
+            return content["kind"], arrays, content["values"]
         except (KeyError, TypeError) as error:
             raise _damaged(folder, MANIFEST, "lacks an entry") from error
         except (ValueError, OSError):
             # Another process may have saved in between.
-            if _stamp(folder) == stamp:
+            if stamp(folder) == before:
                 raise
 
 
-def _stamp(folder: Path) -> tuple[int, ...]:
-    """What changes when a manifest is replaced, be it by one of the same content."""
+def stamp(path: str | PathLike) -> Stamp:
+    """What changes when a store is replaced, be it by one of the same content."""
     try:
-        stat = os.stat(folder / MANIFEST)
+        status = os.lstat(Path(path) / MANIFEST)
     except FileNotFoundError:
         return ()
-    return stat.st_ino, stat.st_mtime_ns
+    return status.st_ino, status.st_mtime_ns
 
 
 def _dump(content: Mapping[str, Any]) -> bytes:
@@ -216,54 +273,88 @@ def _parse(folder: Path, raw: bytes) -> dict[str, Any]:
     return content
 
 
-def _read_manifest(folder: Path, kind: str, version: int) -> dict[str, Any]:
+def _read_manifest(folder: Path, versions: Mapping[str, int]) -> dict[str, Any]:
     try:
-        raw = (folder / MANIFEST).read_bytes()
+        raw = _read_whole(folder)
     except FileNotFoundError:
         raise ValueError(
             f"path={str(folder)!r} has no {MANIFEST}, which it should. Check the path: "
             "nothing was saved there."
         ) from None
     content = _parse(folder, raw)
-    if content.get("kind") != kind:
+    kind, found = content.get("kind"), content.get("version")
+    if not isinstance(kind, str) or kind not in versions:
         raise ValueError(
-            f"path={str(folder)!r} holds a {content.get('kind')}, which should be a "
-            f"{kind}. Load it with the class that saved it."
+            f"path={str(folder)!r} holds a {kind}, which should be a "
+            f"{' or '.join(versions)}. Load it with the class that saved it."
         )
-    found = content.get("version")
-    if not isinstance(found, int):
+    if type(found) is not int or found < 1:
         raise _damaged(folder, MANIFEST, f"has version={found!r}")
-    if found > version:
+    if found > versions[kind]:
         raise ValueError(
             f"path={str(folder)!r} has version={found} of its format, which should be "
-            f"<= {version}. Upgrade sk-rqkplus, or save it with an older one."
+            f"<= {versions[kind]}. Upgrade sk-rqkplus, or save it with an older one."
         )
     unsigned = {key: value for key, value in content.items() if key != "sha256"}
-    if raw != _dump(unsigned):
+    if not _is_spelled(raw, unsigned):
         raise _damaged(folder, MANIFEST, "was changed")
     return unsigned
+
+
+def _is_spelled(raw: bytes, content: dict[str, Any]) -> bool:
+    """Whether bytes are the one spelling of a manifest."""
+    try:
+        return raw == _dump(content)
+    except (ValueError, RecursionError):
+        # Infinite numbers, which no manifest has, or depths that it has not.
+        return False
 
 
 def _read_arrays(
     folder: Path, name: str, bytes: int, sha256: str
 ) -> dict[str, np.ndarray]:
-    others = _strangers(folder, {MANIFEST})
+    others = _strangers(folder)
     if others:
         raise _damaged(folder, others[0], "does not belong to it")
-    if not LEFT_BEHIND.fullmatch(name) or not (folder / name).is_file():
+    if not LEFT_BEHIND.fullmatch(name):
         raise _damaged(folder, name, "is missing")
-    if _measure(folder / name) != (bytes, sha256):
-        raise _damaged(folder, name, "was changed")
     try:
-        return load_file(folder / name)
-    except SafetensorError as error:
-        raise _damaged(folder, name, "is no safetensors file") from error
+        with _open(folder, name) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size != bytes:
+                raise _damaged(folder, name, "was changed")
+            # What is parsed are the very bytes that the checksum is taken of.
+            arrays, found = read_tensors(file, size)
+    except FileNotFoundError as error:
+        raise _damaged(folder, name, "is missing") from error
+    except TensorsError as error:
+        raise _damaged(folder, name, f"was changed: {error}") from error
+    if found != sha256:
+        raise _damaged(folder, name, "was changed")
+    return arrays
 
 
-def _measure(path: str | PathLike) -> tuple[int, str]:
-    """Length and SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return os.stat(path).st_size, hashlib.file_digest(file, "sha256").hexdigest()
+def _open(folder: Path, name: str) -> BinaryIO:
+    """Open a file that is one: no link, no pipe, no device."""
+    try:
+        file = os.fdopen(os.open(folder / name, OPEN_FLAGS), "rb")
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EMLINK, errno.ENXIO, errno.EISDIR):
+            raise _damaged(folder, name, "is no regular file") from error
+        raise
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise _damaged(folder, name, "is no regular file")
+    return file
+
+
+def _read_whole(folder: Path) -> bytes:
+    """Content of the manifest."""
+    with _open(folder, MANIFEST) as file:
+        raw = file.read(MAX_MANIFEST + 1)
+    if len(raw) > MAX_MANIFEST:
+        raise _damaged(folder, MANIFEST, f"has more than {MAX_MANIFEST} bytes")
+    return raw
 
 
 def _damaged(folder: Path, name: str, what: str) -> ValueError:

@@ -1,5 +1,8 @@
 """The rows that a fit begins with, in memory or in a memory-mapped file."""
 
+import zlib
+from collections.abc import Iterable
+
 import numpy as np
 import torch
 
@@ -34,6 +37,19 @@ def largest_deviation(X: np.ndarray, mean: np.ndarray) -> float:
     return float(np.abs(X - mean).max())
 
 
+def checksum(X: np.ndarray) -> int:
+    """CRC-32 of the values of rows; the layout in memory makes no difference."""
+    return zlib.crc32(np.ascontiguousarray(X).data)
+
+
+def describe_rows(
+    dtype: np.dtype, shape: tuple[int, int], checksums: Iterable[int]
+) -> str:
+    """Type and shape of rows, and a checksum of those of their blocks."""
+    total = zlib.crc32(np.fromiter(checksums, dtype="<u4").tobytes())
+    return f"{np.dtype(dtype)} of shape {shape}, CRC-32 {total:08x}"
+
+
 class Table:
     """Rows in memory, as a fit asks for them; see ``distributed`` for other tables.
 
@@ -51,6 +67,12 @@ class Table:
 
     def __len__(self) -> int:
         return len(self.X)
+
+    def describe(self) -> str:
+        """What tells these rows from others, wherever they are."""
+        blocks = split_rows(len(self), block_rows(len(self)))
+        checksums = (checksum(self.X[block]) for block in blocks)
+        return describe_rows(self.X.dtype, self.X.shape, checksums)
 
     def take(self, index: np.ndarray) -> np.ndarray:
         """Rows of some numbers."""

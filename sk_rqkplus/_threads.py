@@ -28,17 +28,46 @@ BLOCK_ROWS, LONG_BLOCK_ROWS, MOST_BLOCKS = {"cpu": 2**14, "cuda": 2**18}, 2**17,
 CPU = torch.device("cpu")
 
 _lock = threading.Lock()
+# How many threads hold torch to one, and the count before the first of them did.
 _users, _before = 0, 1
 # Workers are kept: a new thread would allocate the buffers of its products anew.
 _pools: dict[int, ThreadPoolExecutor] = {}
 _worker = threading.local()
-# A forked process inherits the pools, but not their threads.
-os.register_at_fork(after_in_child=_pools.clear)
+
+
+def _after_fork() -> None:
+    """A forked process inherits pools and locks, but none of the other threads."""
+    global _lock, _users
+    _pools.clear()
+    _lock, _users = threading.Lock(), int(_depth() > 0)
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _mark_worker() -> None:
     _worker.active = True
     torch.set_num_threads(1)
+
+
+def _depth() -> int:
+    """How many ``one_thread`` this thread is in."""
+    return getattr(_worker, "depth", 0)
+
+
+def _pool(n_helpers: int) -> ThreadPoolExecutor:
+    """Helpers, all of them started.
+
+    A thread that sets its count sets that of threads to come as well: a helper must not
+    start after ``one_thread`` has put it back.
+    """
+    with _lock:
+        if n_helpers not in _pools:
+            pool = ThreadPoolExecutor(n_helpers, initializer=_mark_worker)
+            started = threading.Barrier(n_helpers)
+            wait([pool.submit(started.wait) for _ in range(n_helpers)])
+            _pools[n_helpers] = pool
+        return _pools[n_helpers]
 
 
 def scratch(name: str, shape: Sequence[int], device: torch.device) -> Tensor:
@@ -82,8 +111,16 @@ def n_workers() -> int:
     """
     if getattr(_worker, "active", False):
         return 1
+    if _depth():
+        return _worker.count
     with _lock:
-        return _before if _users else torch.get_num_threads()
+        return _own_count()
+
+
+def _own_count() -> int:
+    """Thread count of this thread; the one of another's ``one_thread`` is not its."""
+    count = torch.get_num_threads()
+    return _before if _users and count == 1 else count
 
 
 @contextmanager
@@ -102,22 +139,27 @@ def inside_chunk() -> Iterator[None]:
 def one_thread() -> Iterator[None]:
     """Let torch compute in one thread, and restore its number of threads.
 
-    The setting is global to the process: users that overlap in time share it, and the
-    last one to end restores it.
+    torch has one count per thread, which a thread takes over from the last one that set
+    its own. Every thread restores what it had itself, or, where it was born while
+    another computed alone, what that one had before.
     """
     global _users, _before
-    with _lock:
-        if _users == 0:
-            _before = torch.get_num_threads()
-        _users += 1
-        torch.set_num_threads(1)
+    if _depth() == 0:
+        with _lock:
+            _worker.count = _own_count()
+            if _users == 0:
+                _before = _worker.count
+            _users += 1
+            torch.set_num_threads(1)
+    _worker.depth = _depth() + 1
     try:
         yield
     finally:
-        with _lock:
-            _users -= 1
-            if _users == 0:
-                torch.set_num_threads(_before)
+        _worker.depth -= 1
+        if _depth() == 0:
+            with _lock:
+                _users -= 1
+                torch.set_num_threads(_worker.count)
 
 
 def chunk_rows(n_rows: int, most: int) -> int:
@@ -289,9 +331,8 @@ def _in_parallel(
                 return
             results[number] = function(chunk)
 
-    if n_helpers not in _pools:
-        _pools[n_helpers] = ThreadPoolExecutor(n_helpers, initializer=_mark_worker)
-    helpers = [_pools[n_helpers].submit(work) for _ in range(n_helpers)]
+    pool = _pool(n_helpers)
+    helpers = [pool.submit(work) for _ in range(n_helpers)]
     _worker.active = True
     try:
         work()

@@ -1,15 +1,19 @@
 """Which tokens may follow a prefix: a tree of IDs in flat arrays."""
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from numbers import Integral
 from operator import index
+from typing import Any
 
 import numpy as np
 
+from sk_rqkplus._groups import as_array
 from sk_rqkplus._vocabulary import NO_TOKEN
 
 EMPTY = np.empty(0, dtype=np.int32)
+# They have a length and no tokens.
+NO_PREFIX = (str, bytes, Mapping)
 
 
 class PrefixTrie:
@@ -166,13 +170,18 @@ class PrefixTrie:
 
     def _node(self, prefix: Sequence[int]) -> int:
         """Node of a prefix among those of its length, or -1."""
+        if isinstance(prefix, NO_PREFIX) or not isinstance(prefix, Sized):
+            raise _no_prefix(prefix)
         if len(prefix) > self.depth:
             return -1
         node = 0
         for token, tokens, offsets in zip(
             prefix, self.tokens, self.offsets, strict=False
         ):
-            token, stop = index(token), offsets[node + 1]
+            try:
+                token, stop = index(token), offsets[node + 1]
+            except TypeError as error:
+                raise _no_prefix(prefix) from error
             node = bisect_left(tokens, token, offsets[node], stop)
             if token < 0 or node == stop or tokens[node] != token:
                 return -1
@@ -186,13 +195,20 @@ class PrefixTrie:
         return self.tokens[length][offsets[node] : offsets[node + 1]]
 
 
+def _no_prefix(prefix: Any) -> TypeError:
+    return TypeError(
+        f"prefix={prefix!r} should be a sequence of integers. Give the first tokens of "
+        "an ID."
+    )
+
+
 def _ends(children: np.ndarray) -> bool:
     """Tell whether a shorter ID ends here: its end comes before all tokens."""
     return len(children) > 0 and children[0] == NO_TOKEN
 
 
 def _check_rows(ids: np.ndarray) -> np.ndarray:
-    ids = np.asarray(ids)
+    ids = as_array(ids, "ids")
     if ids.ndim != 2 or ids.shape[1] == 0 or ids.dtype.kind not in "iu":
         raise ValueError(
             f"ids have shape={ids.shape} and dtype={ids.dtype}, which should be a "

@@ -5,6 +5,7 @@ from numbers import Integral
 
 import numpy as np
 
+from sk_rqkplus._groups import as_array
 from sk_rqkplus._layout import Layout, check_ids, check_sizes
 from sk_rqkplus._template import PUBLISHED
 
@@ -188,7 +189,7 @@ def from_token_ids(
     layout = Layout(suffix=suffix)
     sizes = check_sizes(codebook_sizes)
     offsets = _offsets(sizes, start)
-    token_ids = np.asarray(token_ids)
+    token_ids = as_array(token_ids, "token_ids")
     width = layout.lengths(len(sizes))[-1]
     if token_ids.ndim != 2 or token_ids.shape[1] != width:
         raise ValueError(

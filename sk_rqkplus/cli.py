@@ -15,7 +15,7 @@ from sk_rqkplus._layout import SUFFIXES
 from sk_rqkplus._template import PUBLISHED
 
 ERRORS = (ValueError, TypeError, OSError, EOFError, ImportError, MemoryError)
-MODEL_HELP = "directory that fit wrote; loading runs code, so trust its origin"
+MODEL_HELP = "directory that fit wrote"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -131,7 +131,7 @@ def _add_encode(commands: Any) -> None:
         "items.npy --model model --out index.json",
     )
     _add_embeddings(command)
-    command.add_argument("--model", type=Path, required=True, help=MODEL_HELP)
+    _add_model(command)
     _add_out(command)
     _add_force(command, "the output")
     _add_shards(command)
@@ -174,7 +174,7 @@ def _add_extend(commands: Any) -> None:
         "new.parquet --column embedding --model model --out new-ids.parquet",
     )
     _add_embeddings(command)
-    command.add_argument("--model", type=Path, required=True, help=MODEL_HELP)
+    _add_model(command)
     _add_out(command)
     _add_force(command, "the output")
 
@@ -198,6 +198,7 @@ def _add_export(commands: Any) -> None:
         type=_value,
         help="of IDs that come from a file, for the formats token-ids and vocabulary",
     )
+    _add_allow_pickle(command)
     _add_layout(command, "source-", "tokens of a source that is an index.json")
     _add_n_levels(command)
 
@@ -217,6 +218,7 @@ def _add_compare(commands: Any) -> None:
             help="directory that fit wrote, or IDs: .npy, .parquet, .jsonl, index.json",
         )
     _add_json(command)
+    _add_allow_pickle(command)
     _add_layout(command, "", "tokens, where a side is an index.json")
     _add_n_levels(command)
 
@@ -229,7 +231,7 @@ def _add_report(commands: Any) -> None:
         "items.npy --model model --titles titles.json --out report.html",
     )
     _add_embeddings(command, item_ids=False)
-    command.add_argument("--model", type=Path, required=True, help=MODEL_HELP)
+    _add_model(command)
     command.add_argument(
         "--titles", type=Path, help="JSON list of strings, or a text of one line each"
     )
@@ -299,6 +301,19 @@ def _add_embeddings(command: argparse.ArgumentParser, item_ids: bool = True) -> 
         )
 
 
+def _add_model(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--model", type=Path, required=True, help=MODEL_HELP)
+    _add_allow_pickle(command)
+
+
+def _add_allow_pickle(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--allow-pickle",
+        action="store_true",
+        help="load a model.joblib, such as a pipeline, which may run any code",
+    )
+
+
 def _add_out(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--out",
@@ -363,6 +378,15 @@ def _add_parameters(command, *estimators):
     for estimator in estimators:
         for name, default in estimator().get_params(deep=False).items():
             seen.setdefault(name, default)
+    # Said in the command that goes on, it needs no value.
+    seen.pop("resume", None)
+    group.add_argument(
+        "--resume",
+        dest="param_resume",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="go on from what is in --checkpoint-dir, if anything is",
+    )
     for name, default in seen.items():
         group.add_argument(
             f"--{name.replace('_', '-')}",

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_array
 
-from sk_rqkplus._groups import check_integers
+from sk_rqkplus._groups import as_array, check_integers
+from sk_rqkplus._inputs import check_matrix
 from sk_rqkplus._neighbours import METRICS, Points, code_neighbours
 from sk_rqkplus._pairs import (
     GROUP_WEIGHT,
@@ -980,7 +980,7 @@ CODE_DISTANCES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def _check_codes(codes: Any, **params: int) -> np.ndarray:
-    codes = check_integers(codes, **params)
+    codes = check_integers(codes, "codes", **params)
     if codes.min() < 0:
         raise ValueError(f"codes have the value {codes.min()}, which should be >= 0.")
     return codes
@@ -1002,7 +1002,7 @@ def _check_sizes(codes: np.ndarray, codebook_sizes: Any) -> np.ndarray:
 
 
 def _check_X(X: Any, name: str = "X", **params: int) -> np.ndarray:
-    X = check_array(X, dtype=[np.float64, np.float32], input_name=name, **params)
+    X = check_matrix(X, name, **params)
     largest = max(-float(X.min()), float(X.max()))
     if largest > LARGEST:
         raise ValueError(
@@ -1029,7 +1029,7 @@ def _check_count(name: str, value: Any, least: int, most: int | None = None) -> 
 
 
 def _check_choice(name: str, value: Any, choices: dict) -> None:
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         options = ", ".join(map(repr, choices))
         raise ValueError(
             f"{name}={value!r} should be one of {options}. Choose one of them."
@@ -1048,7 +1048,7 @@ def _check_reconstruction(X: Any, other: Any) -> tuple[np.ndarray, np.ndarray]:
 
 def _check_pairs(pairs: Any, n_samples: int) -> np.ndarray:
     """Distinct pairs of different rows, sorted."""
-    pairs = np.asarray(pairs)
+    pairs = as_array(pairs, "pairs")
     if pairs.size == 0:
         return np.empty((0, 2), dtype=np.int64)
     if pairs.ndim != 2 or pairs.shape[1] != 2 or pairs.dtype.kind not in "iu":

@@ -7,11 +7,11 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
-from sklearn.utils.validation import check_array
 from tabulate import tabulate
 
 from sk_rqkplus._base import BaseQuantizer
 from sk_rqkplus._frontier import REACH, SizePoint, fitted_rows, measure_sizes
+from sk_rqkplus._inputs import check_matrix
 from sk_rqkplus._rqkmeans import RQKMeans
 from sk_rqkplus._text import sizes_text
 from sk_rqkplus.plotting import CodebookSizeDisplay
@@ -197,7 +197,7 @@ def suggest_codebook_sizes(
     >>> suggestion.codebook_sizes
     (64, 64, 64)
     """
-    X = check_array(X, dtype=[np.float64, np.float32], ensure_min_samples=2)
+    X = check_matrix(X, ensure_min_samples=2)
     estimator = RQKMeans() if estimator is None else estimator
     _check(estimator, n_levels, max_collision_rate, max_samples, max_encoded)
     n_encoded = min(len(X), max_encoded)

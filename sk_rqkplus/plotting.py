@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from sklearn.utils.validation import check_array
 
 from sk_rqkplus._base import BaseQuantizer
 from sk_rqkplus._extras import require
 from sk_rqkplus._frontier import SizePoint, measure_sizes
+from sk_rqkplus._inputs import check_matrix
 from sk_rqkplus._prefix_tree import prefix_tree, tree_nodes
 from sk_rqkplus._prefixes import sort_by_prefix
 from sk_rqkplus._report_data import (
@@ -562,7 +562,7 @@ class CodebookSizeDisplay(_Display):
         display : CodebookSizeDisplay
             The display.
         """
-        X = check_array(X, dtype=[np.float64, np.float32], ensure_min_samples=2)
+        X = check_matrix(X, ensure_min_samples=2)
         n_levels = len(estimator.codebook_sizes)
         points = measure_sizes(
             estimator,

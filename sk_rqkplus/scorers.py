@@ -13,6 +13,7 @@ returns.
 
 from collections.abc import Callable
 from functools import partial
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -294,6 +295,10 @@ def in_sample_split(n_samples: int) -> list[tuple[np.ndarray, np.ndarray]]:
     >>> in_sample_split(3)
     [(array([0, 1, 2]), array([0, 1, 2]))]
     """
+    if not isinstance(n_samples, Integral) or n_samples < 1:
+        raise ValueError(
+            f"n_samples={n_samples!r} should be an int >= 1. Give the number of rows."
+        )
     rows = np.arange(n_samples)
     return [(rows, rows)]
 

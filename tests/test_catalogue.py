@@ -993,3 +993,18 @@ def test_a_model_without_a_catalogue_may_take_its_own(X, fitted, tmp_path):
     bare = RQKMeans((16, 16, 16), random_state=0, store_catalogue=False).fit(X)
     bare.catalogue_ = Catalogue.load(tmp_path / "catalogue")
     assert_array_equal(bare.predict(X[::-1]), fitted.ids_[::-1])
+
+
+def test_a_catalogue_is_pickled_without_its_lock():
+    catalogue = Catalogue([2, 2])
+    catalogue.extend(np.array([[0, 1]]), keys=["a"])
+    for copied in (pickle.loads(pickle.dumps(catalogue)), copy.deepcopy(catalogue)):
+        assert copied.lookup(np.array([[0, 1]]), keys=["a"]).tolist() == [[0, 1, 0]]
+        assert copied.extend(np.array([[0, 1]]), keys=["b"]).tolist() == [[0, 1, 1]]
+    assert len(catalogue) == 1
+
+
+@pytest.mark.parametrize("sizes", [[2.5, 2], "22", 3, [[2, 2]], [2, 0], [], ["a"]])
+def test_sizes_of_a_catalogue_are_checked(sizes):
+    with pytest.raises(ValueError, match="codebook_sizes"):
+        Catalogue(sizes)

@@ -18,7 +18,15 @@ from safetensors.torch import save_file
 from sklearn.decomposition import PCA
 from sklearn.pipeline import make_pipeline
 
-from sk_rqkplus import RQVAE, RQKMeans, RQKMeansPlus, _cli_files, _progress, cli
+from sk_rqkplus import (
+    RQVAE,
+    RQKMeans,
+    RQKMeansPlus,
+    _cli_files,
+    _progress,
+    cli,
+    persistence,
+)
 from sk_rqkplus.datasets import make_catalogue
 from sk_rqkplus.ids import compare_ids
 from sk_rqkplus.tokens import (
@@ -77,8 +85,7 @@ def test_every_parameter_reaches_the_estimator(files):
     }
     flat = [word for option in options.items() for word in option]
     assert fit(files, *SMALL, *flat) == 0
-    model = joblib.load(files / "model" / "model.joblib")
-    assert isinstance(model, RQKMeansPlus)
+    model = RQKMeansPlus.load(files / "model")
     assert (model.beta, model.quant_weight, model.hidden_layer_sizes) == (0.5, 2, (16,))
     assert model.clip_grad_norm is None
     assert model.batch_norm is True
@@ -100,7 +107,24 @@ def test_every_parameter_has_an_option(kind, capsys):
         cli.main(["fit", "--help"])
     shown = capsys.readouterr().out
     for name in kind().get_params(deep=False):
-        assert f"--{name.replace('_', '-')} VALUE" in shown
+        value = "" if name == "resume" else " VALUE"
+        assert f"--{name.replace('_', '-')}{value}" in shown
+
+
+def test_a_fit_goes_on_from_its_directory(files, monkeypatch, capsys):
+    options = ["--estimator", "rqkmeans", "--checkpoint-dir", str(files / "state")]
+    assert fit(files, *options, *SMALL, "--resume") == 0
+    wanted = joblib.load(files / "model" / "model.joblib")
+
+    def never(*args, **kwargs):
+        raise AssertionError("fitted again")
+
+    monkeypatch.setattr("sk_rqkplus._rqkmeans.fit_codebook", never)
+    assert fit(files, *options, *SMALL, "--resume", "--force") == 0
+    found = joblib.load(files / "model" / "model.joblib")
+    assert_array_equal(found.ids_, wanted.ids_)
+    assert fit(files, *options, *SMALL, "--resume", "--force", "--tol", "0.5") == 2
+    assert "has a fit with tol=0.001, which should equal" in capsys.readouterr().err
 
 
 def test_nothing_is_overwritten_without_force(files, capsys):
@@ -127,15 +151,12 @@ def test_errors_are_one_line(files, capsys, options, message):
     error = capsys.readouterr().err.strip().split("\n")[-1]
     assert error.startswith("sk-rqkplus: ")
     assert message in error
-    assert not (files / "model" / "model.joblib").exists()
+    assert not (files / "model").exists()
 
 
 def test_missing_and_unreadable_files(files, capsys):
     assert encode(files) == 2
-    assert (
-        "should be a directory that holds model.joblib. Run fit"
-        in capsys.readouterr().err
-    )
+    assert "should be a directory of a model. Run fit first" in capsys.readouterr().err
     np.save(files / "X.npy", np.array([{"a": 1}], dtype=object))
     assert fit(files) == 2
     assert "X.npy should be a .npy file of numbers" in capsys.readouterr().err
@@ -155,8 +176,11 @@ def test_demo(tmp_path, capsys):
     index = json.loads((tmp_path / "out" / "index.json").read_text())
     assert len(index) > 3000
     assert len({tuple(tokens) for tokens in index.values()}) == len(index)
-    model = joblib.load(tmp_path / "out" / "model.joblib")
-    assert model.named_steps["sid"].codebook_sizes == (16, 16)
+    model = RQKMeansPlus.load(tmp_path / "out" / "model")
+    assert model.codebook_sizes == (16, 16)
+    assert_array_equal(
+        read_index_json(tmp_path / "out" / "index.json", n_levels=2), model.ids_
+    )
 
 
 def shell(*words):
@@ -218,7 +242,7 @@ def folder(X, new, tmp_path, monkeypatch):
 
 
 def model_of(name):
-    return joblib.load(f"{name}/model.joblib")
+    return persistence.load(name)
 
 
 @pytest.mark.parametrize("name", ["X.npy", "X.npz", "X.parquet", "X.safetensors"])
@@ -328,7 +352,7 @@ def test_extend_registers_for_good(new, folder, capsys):
     assert run("extend new.npy --model plain --out new.json") == 0
     assert capsys.readouterr().out.splitlines() == [
         "20 items, 20 of them new: new.json",
-        "620 items in the model: plain/model.joblib",
+        "620 items in the model: plain",
     ]
     ids = read_index_json("new.json", n_levels=3)
     model = model_of("plain")
@@ -388,10 +412,10 @@ def test_pipelines_encode_and_extend(X, new, folder):
     rq = RQKMeans((8, 8, 8), random_state=0)
     model = make_pipeline(PCA(8, random_state=0), rq).fit(X)
     _cli_files.save_model(model, folder / "pipe")
-    assert run("extend new.npy --model pipe --out new-ids.npy") == 0
-    assert run("encode new.npy --model pipe --out same.npy") == 0
+    assert run("extend new.npy --model pipe --out new-ids.npy --allow-pickle") == 0
+    assert run("encode new.npy --model pipe --out same.npy --allow-pickle") == 0
     assert_array_equal(np.load("same.npy"), np.load("new-ids.npy"))
-    assert run("export pipe --out all.npy") == 0
+    assert run("export pipe --out all.npy --allow-pickle") == 0
     assert len(np.load("all.npy")) == 620
 
 
@@ -492,10 +516,20 @@ def test_usage_errors_are_one_line(folder, capsys, line, message):
     [
         (
             "encode X.npy --model nowhere --out a.json",
-            "nowhere should be a directory th",
+            "nowhere should be a directory of a model",
         ),
-        ("encode X.npy --model damaged --out a.json", "could not be loaded"),
-        ("encode X.npy --model other --out a.json", "holds a dict, which should be an"),
+        ("encode X.npy --model damaged --out a.json --allow-pickle", "could not be lo"),
+        (
+            "encode X.npy --model other --out a.json --allow-pickle",
+            "holds a dict, which should be",
+        ),
+        ("encode X.npy --model other --out a.json", "Give --allow-pickle if you trust"),
+        ("compare plain other", "other/model.joblib runs code when it is loaded"),
+        ("encode X.npy --model changed --out a.json", "should be as it was saved, but"),
+        ("encode X.npy --model catalogue --out a.json", "holds a Catalogue, which sho"),
+        ("fit X.npy --model other --force", "has other files, ['model.joblib'], and"),
+        ("fit X.npy --model plain --force", "holds a RQKMeans, which should be a RQK"),
+        ("fit X.npy --model m --memory cache", "memory='cache' should be None to be s"),
         ("encode none.npy --model plain --out a.json", "No such file or directory"),
         ("encode X.csv --model plain --out a.json", "X.csv should end in one of .npy"),
         ("encode X.npy --model plain --out a.csv", "--out a.csv should end in one of"),
@@ -543,6 +577,11 @@ def test_errors_name_what_is_wrong(folder, capsys, line, message):
         joblib.dump({}, folder / name / "model.joblib")
         if content:
             (folder / name / "model.joblib").write_bytes(content)
+    model = model_of("plain")
+    model.catalogue_.save("catalogue")
+    model.save("changed")
+    arrays = next((folder / "changed").glob("*.safetensors"))
+    arrays.write_bytes(arrays.read_bytes()[:-1])
     before = sorted(folder.rglob("*"))
     assert run(line) == 2
     printed = capsys.readouterr()

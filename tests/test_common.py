@@ -53,14 +53,18 @@ LAYERS = [
         "_extras",
         "_files",
         "_groups",
+        "_memory",
         "_pairs",
         "_pipelines",
         "_template",
+        "_tensors",
         "_text",
         "_threads",
         "_titles",
+        "_version",
+        "_warn",
     },
-    {"_advice", "_prefixes", "_treemap"},
+    {"_advice", "_inputs", "_prefixes", "_treemap"},
     {"_neighbours", "_prefix_tree"},
     {
         "_nearest",
@@ -76,16 +80,28 @@ LAYERS = [
         "_store",
         "metrics",
     },
-    {"_beam", "_balance", "_deduplicate", "_entries", "_points", "_refine", "scorers"},
+    {
+        "_balance",
+        "_beam",
+        "_deduplicate",
+        "_entries",
+        "_journal",
+        "_points",
+        "_refine",
+        "scorers",
+    },
     {"_matrix_files", "_token_files", "_tokens", "_vocabulary"},
     {"_residual", "_catalogue", "_token_json", "_token_parquet", "_trie"},
     {"_lloyd", "_networks", "_callbacks", "_checkpoints", "_compare", "_table"},
     {"ids", "tokens"},
+    {"_fitted"},
+    {"_persistence"},
     {"_base", "_training", "_published"},
+    {"_training_state"},
     {"_autoencoder"},
     {"_rqkmeans", "_rqvae"},
     {"_rqkmeans_plus"},
-    {"datasets"},
+    {"datasets", "persistence"},
     {"distributed._batches", "distributed._fit"},
     {"distributed.dask", "distributed._identify", "distributed._spill"},
     {"distributed.catalogue"},
@@ -169,7 +185,7 @@ def test_fitted_state_is_numpy_and_plain_python(estimator):
         if isinstance(value, list | tuple):
             return all(map(plain, value))
         if hasattr(value, "__dict__"):
-            return plain(vars(value))
+            return plain(value.__getstate__())
         return value is None or isinstance(
             value, np.ndarray | np.generic | str | int | float
         )

@@ -113,3 +113,19 @@ def test_crowds_are_left_out_on_an_engine_too(rows):
 def test_sparse_samples_are_gathered(rows):
     X = np.tile(rows, (30, 1)) + np.arange(150_000, dtype=np.float32)[:, None] % 97
     fit_both(X[:, :3], codebook_sizes=(2,), balance="all", augment="none")
+
+
+def test_a_fit_begun_in_memory_goes_on_on_an_engine(rows, tmp_path, monkeypatch):
+    params = {"codebook_sizes": (16, 16), "random_state": 0, "checkpoint_dir": tmp_path}
+    expected = RQKMeans(**params).fit(rows)
+
+    def never(*args, **kwargs):
+        raise AssertionError("fitted again")
+
+    monkeypatch.setattr("sk_rqkplus._rqkmeans.fit_codebook", never)
+    found = RQKMeans(resume=True, **params)
+    left = found._fit_table(EngineTable(PickledEngine(rows)))
+    assert_same_model(found, expected)
+    assert_array_equal(left.codes, expected.codes_)
+    with pytest.raises(ValueError, match=r"has a fit with X='float32 of shape \(5000"):
+        found._fit_table(EngineTable(PickledEngine(rows[1:])))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import stat
 import threading
 
@@ -283,7 +284,7 @@ def test_a_forged_manifest_is_refused(tmp_path, change, message):
         load(tmp_path / "store")
 
 
-@pytest.mark.parametrize("call", ["os.replace", "os.fsync", "os.chmod", "os.unlink"])
+@pytest.mark.parametrize("call", ["os.replace", "os.fsync", "os.open", "os.unlink"])
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
 @pytest.mark.parametrize("old", [True, False])
 def test_failing_at_any_step_leaves_the_old_or_the_new(
@@ -318,10 +319,8 @@ def test_failing_at_any_step_leaves_the_old_or_the_new(
             assert list(tmp_path.iterdir()) == []
         if len(calls) <= step:
             break
-        for file in path.iterdir() if path.exists() and not old else []:
-            file.unlink()
         if path.exists() and not old:
-            path.rmdir()
+            shutil.rmtree(path)
     assert n_failures or call == "os.unlink"
 
 
@@ -471,7 +470,7 @@ def test_a_wrong_number_of_levels_is_named(tmp_path, keys, n_levels, message):
 
 def test_pickles_are_refused(tmp_path):
     np.savez(tmp_path / "books.npz", codebook_0=np.array([{}], dtype=object))
-    with pytest.raises(ValueError, match="cannot be loaded when allow_pickle=False"):
+    with pytest.raises(ValueError, match="should be an .npz file with the keys"):
         read_codebooks(tmp_path / "books.npz", 1)
 
 

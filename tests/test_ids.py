@@ -702,7 +702,7 @@ def test_nothing_in_common_is_no_change():
         ),
         (OLD, NEW, {"old_keys": [1], "new_keys": [1]}, "n_old_keys=1 should equal"),
         ({"a": (1, 0)}, {1: (1, 0)}, {}, "are of type str, which should be integer"),
-        (OLD / 2, NEW, {}, "codes have dtype=float64"),
+        (OLD / 2, NEW, {}, "old have dtype=float64"),
     ],
 )
 def test_what_cannot_be_compared_is_named(old, new, params, message):

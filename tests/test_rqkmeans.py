@@ -94,7 +94,7 @@ def test_extend_makes_provisional_ids_permanent(X):
 
 def test_a_failed_extend_changes_nothing(X):
     rq = RQKMeans((8, 8), random_state=0).fit(X[:400])
-    with pytest.raises(ValueError, match="contains NaN"):
+    with pytest.raises(ValueError, match=r"X\[0, 0\]=NaN should be finite"):
         rq.extend(np.full((1, X.shape[1]), np.nan))
     assert len(rq.catalogue_) == 400
 
@@ -433,3 +433,15 @@ def test_looser_bounds_lower_the_error(industrial):
         for tol in (0.0, 0.5)
     ]
     assert errors[1] < errors[0]
+
+
+def test_several_runs_count_as_steps(X):
+    """scikit-learn refuses more steps than were announced."""
+    rq = RQKMeans((8, 8), n_init=3, max_iter=2, tol=0, random_state=0).fit(X)
+    assert rq.n_iter_ == 2 + 8
+
+
+def test_a_sample_of_fewer_rows_than_codewords(X):
+    with pytest.warns(UserWarning, match=r"codebook_sizes=\(8, 8\) became \(3, 1\)"):
+        rq = RQKMeans((8, 8), max_samples=3, augment="none", random_state=0).fit(X)
+    np.testing.assert_array_equal(rq.predict(X), rq.ids_)

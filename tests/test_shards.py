@@ -175,22 +175,34 @@ def test_bad_files_are_named_before_anything_is_written(tmp_path, table, fitted)
 def test_bad_rows_are_named_and_what_is_done_stays(tmp_path, table, fitted):
     out, bad = tmp_path / "codes", table / "part-9.parquet"
     rows = [[0.0] * 24, [np.nan] * 24]
-    kind = pa.list_(pa.float32(), 24)
-    columns = {
-        "item_id": [900, 901],
-        "views": [0, 0],
-        "embedding": pa.array(rows, kind),
-    }
+    lists = pa.array(rows, pa.list_(pa.float32(), 24))
+    columns = {"item_id": [900, 901], "views": [0, 0], "embedding": lists}
     pq.write_table(pa.table(columns), bad)
-    match = (
-        "part-9.parquet: embedding='embedding' has NaN or infinity in row item_id=901"
-    )
+    match = "part-9.parquet, from row 0 on: embedding='embed.* in row item_id=901"
     with pytest.raises(ValueError, match=match):
         encode_shards(fitted, table, out)
     assert len(stamps(out)) == 5
     assert list(out.rglob("*.tmp")) == []
     bad.unlink()
     assert encode_shards(fitted, table, out, resume=True).n_skipped == 5
+
+
+def test_a_file_without_rows_is_encoded(tmp_path, table, X, fitted):
+    some = pq.ParquetFile(next(table.rglob("part-0.parquet"))).read()
+    pq.write_table(some.slice(0, 0), table / "part-9.parquet")
+    found = encode_shards(fitted, table, tmp_path / "codes", ids=tmp_path / "ids")
+    assert found == Encoded(len(X), 6, 0, Appended(len(X), 0))
+    assert len(pq.ParquetFile(tmp_path / "codes" / "part-9.parquet").read()) == 0
+
+
+def test_a_key_that_is_in_two_files_is_named(tmp_path, table, fitted):
+    some = pq.ParquetFile(next(table.rglob("part-1.parquet"))).read()
+    pq.write_table(some.slice(3, 1), table / "part-9.parquet")
+    key = some["item_id"][3].as_py()
+    with pytest.raises(ValueError, match=f"item_id={key} is in more than one row, and"):
+        encode_shards(fitted, table, tmp_path / "codes", ids=tmp_path / "ids")
+    assert len(ShardedCatalogue(tmp_path / "ids")) == 0
+    assert encode_shards(fitted, table, tmp_path / "codes", resume=True).n_skipped == 6
 
 
 def test_data_damaged_behind_the_footer_are_named(tmp_path, table, fitted):
@@ -215,6 +227,11 @@ def test_what_would_stop_the_second_pass_stops_the_first(tmp_path, table, X, fit
     ShardedCatalogue.create(tmp_path / "by_sku", fitted, key="sku")
     with pytest.raises(ValueError, match="key='item_id' should be 'sku', the key of"):
         encode_shards(fitted, table, out, ids=tmp_path / "by_sku")
+    by_name = ShardedCatalogue.create(tmp_path / "by_name", fitted)
+    names = pa.table({"item_id": ["a"], "codes": [[0, 0, 0]], "embedding": [X[0]]})
+    by_name.append(names, fitted)
+    with pytest.raises(ValueError, match="has type int64, which should be string as"):
+        encode_shards(fitted, table, out, ids=tmp_path / "by_name")
     for name, options in (
         ("out", {"out": table / "codes"}),
         ("ids", {"out": out, "ids": out / "ids"}),

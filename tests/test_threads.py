@@ -96,3 +96,51 @@ def test_one_thread_is_restored_after_an_error(two_threads):
     with pytest.raises(ZeroDivisionError, match="by zero"), one_thread():
         _ = 1 / 0
     assert torch.get_num_threads() == 2
+
+
+def test_threads_that_overlap_restore_what_each_had(two_threads):
+    two_threads(2)
+    inside, outside = threading.Event(), threading.Event()
+    found = {}
+
+    def first():
+        torch.set_num_threads(3)
+        with one_thread():
+            inside.set()
+            outside.wait(20)
+        found["first"] = torch.get_num_threads()
+
+    def second():
+        inside.wait(20)
+        # Born while the first computes alone: torch would give it one thread for good.
+        with one_thread():
+            assert n_workers() == 3
+            outside.set()
+            threads[0].join()
+        found["second"] = torch.get_num_threads()
+
+    threads = [threading.Thread(target=work) for work in (first, second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {"first": 3, "second": 3}
+    assert torch.get_num_threads() == 2
+
+
+def test_a_thread_of_its_own_count_keeps_it(two_threads):
+    two_threads(2)
+    found = []
+
+    def work():
+        torch.set_num_threads(4)
+        with one_thread():
+            found.append((n_workers(), torch.get_num_threads()))
+        found.append(torch.get_num_threads())
+
+    with one_thread():
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    assert found == [(4, 1), 4]
+    assert torch.get_num_threads() == 2

@@ -19,7 +19,12 @@ from sk_rqkplus._points import Points
 from sk_rqkplus._refine import merge_sums, refine_sums, solve_codebooks
 from sk_rqkplus._residual import Leftover
 from sk_rqkplus._rqkmeans import RQKMeans
-from sk_rqkplus._table import column_sums, largest_deviation
+from sk_rqkplus._table import (
+    checksum,
+    column_sums,
+    describe_rows,
+    largest_deviation,
+)
 from sk_rqkplus._threads import CPU, block_rows, inside_chunk, one_thread
 
 Result = TypeVar("Result")
@@ -129,6 +134,12 @@ class EngineTable:
                     "Remove or fill in such rows."
                 )
 
+    def describe(self) -> str:
+        """What tells these rows from others, wherever they are."""
+        engine = self.engine
+        shape = engine.n_rows, engine.n_features
+        return describe_rows(engine.dtype, shape, engine.map(_checksum, None))
+
     def take(self, index: np.ndarray) -> np.ndarray:
         """Rows of some numbers, which come to this machine."""
         return _gather(self.engine, index, lambda rows: (_raw_rows, rows))
@@ -152,6 +163,10 @@ class EngineTable:
 def _first_not_finite(block: Block, _: None) -> int | None:
     finite = np.isfinite(block.X).all(axis=1)
     return None if finite.all() else block.start + int(finite.argmin())
+
+
+def _checksum(block: Block, _: None) -> int:
+    return checksum(block.X)
 
 
 def _column_sums(block: Block, _: None) -> np.ndarray:

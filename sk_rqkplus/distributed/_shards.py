@@ -15,7 +15,7 @@ from sk_rqkplus._files import atomic_write
 from sk_rqkplus._parquet import open_parquet
 from sk_rqkplus._pipelines import fingerprint_of, quantizer
 from sk_rqkplus._progress import delayed_bar
-from sk_rqkplus._store import _only_writer as only_writer
+from sk_rqkplus._store import only_writer
 from sk_rqkplus.distributed._batches import (
     check_model,
     encode_batch,
@@ -324,14 +324,20 @@ def _check_ids(
                 f"{shard.source} has the columns {schema.names}, which should include "
                 f"{name!r}. Choose another one."
             )
-    check_key_type(columns[0], schema.field(columns[0]).type)
-    if Path(ids).exists():
-        _catalogue(ids, model, columns[0])
+    kind = schema.field(columns[0]).type
+    check_key_type(columns[0], kind)
+    if _is_there(ids):
+        _catalogue(ids, model, columns[0]).check_key_type(kind)
+
+
+def _is_there(ids: str | PathLike) -> bool:
+    """Whether a folder has anything in it."""
+    return Path(ids).exists() and bool(os.listdir(ids))
 
 
 def _catalogue(ids: str | PathLike, model: Any, key: str) -> ShardedCatalogue:
     """The catalogue of a folder, or a new one."""
-    if not Path(ids).exists():
+    if not _is_there(ids):
         return ShardedCatalogue.create(ids, model, key=key)
     catalogue = ShardedCatalogue(ids)
     catalogue.check_model(model)
@@ -374,7 +380,9 @@ def _check_out(out: Path, shards: list[Shard], resume: bool, force: bool) -> Non
 def _read(path: Path, columns: list[str]) -> Iterator[Any]:
     """Batches of some columns of a Parquet file."""
     with open_parquet(path) as file:
-        yield from file.iter_batches(BATCH_ROWS, columns=columns)
+        for batch in file.iter_batches(BATCH_ROWS, columns=columns):
+            if len(batch):
+                yield batch
 
 
 def _encode(shard: Shard, model: Any, options: dict[str, Any], bar: Any) -> None:
@@ -385,13 +393,16 @@ def _encode(shard: Shard, model: Any, options: dict[str, Any], bar: Any) -> None
     before = _trace(shard.source)
     shard.target.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(shard.target) as temporary:
+        start = 0
         with parquet.ParquetWriter(temporary, shard.schema) as writer:
             for batch in _read(shard.source, list(dict.fromkeys(columns))):
                 try:
                     encoded = encode_batch(batch, model, **options)
                 except ValueError as error:
-                    raise ValueError(f"{shard.source}: {error}") from error
+                    place = f"{shard.source}, from row {start} on"
+                    raise ValueError(f"{place}: {error}") from error
                 writer.write_batch(encoded)
+                start += len(batch)
                 bar.update(len(batch))
         planned = json.loads(shard.schema.metadata[STAMP])["source"]
         if not before == planned == _trace(shard.source):

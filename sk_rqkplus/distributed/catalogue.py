@@ -13,12 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sk_rqkplus._extras import require
-from sk_rqkplus._files import sync_file, sync_folder
+from sk_rqkplus._files import measure, sync_file, sync_folder
 from sk_rqkplus._lists import rows_of_lists
 from sk_rqkplus._pipelines import fingerprint_of, quantizer
-from sk_rqkplus._store import _measure as measure
-from sk_rqkplus._store import _only_writer as only_writer
-from sk_rqkplus._store import read_store, write_store
+from sk_rqkplus._store import only_writer, read_store, write_store
 from sk_rqkplus.distributed._batches import check_model
 from sk_rqkplus.distributed._identify import check_keys, codes_of, identify
 from sk_rqkplus.distributed._spill import Spill
@@ -437,7 +435,7 @@ class ShardedCatalogue:
         spill, keys = None, []
         for batch in batches:
             if spill is None:
-                self._check_key_type(batch.schema.field(self.key).type)
+                self.check_key_type(batch.schema.field(self.key).type)
                 spill = Spill(staged / "spill.arrow", batch.schema, buffer_bytes)
             if batch.schema != spill.schema:
                 raise ValueError(
@@ -449,7 +447,19 @@ class ShardedCatalogue:
             keys.append(batch.column(self.key))
         return spill, pa.chunked_array(keys) if keys else None
 
-    def _check_key_type(self, kind: Any) -> None:
+    def check_key_type(self, kind: Any) -> None:
+        """Refuse keys of another type than those that are known.
+
+        Parameters
+        ----------
+        kind : pyarrow.DataType
+            Type of the keys.
+
+        Raises
+        ------
+        ValueError
+            If it is another one.
+        """
         known = self.dataset().schema.field(self.key).type
         if len(self) and kind != known:
             raise ValueError(
@@ -462,7 +472,11 @@ class ShardedCatalogue:
         pc = require("pyarrow.compute", extra="parquet")
         if len(self) == 0:
             return keys.slice(0, 0)
-        among = pc.field(self.key).isin(keys.combine_chunks())
+        # All keys together may be longer than offsets of 32 bits reach.
+        pa = require("pyarrow", extra="parquet")
+        large = {pa.string(): pa.large_string(), pa.binary(): pa.large_binary()}
+        kind = large.get(keys.type, keys.type)
+        among = pc.field(self.key).cast(kind).isin(keys.cast(kind).combine_chunks())
         return self.dataset().to_table(columns=[self.key], filter=among)[self.key]
 
     def _write_append(
@@ -492,7 +506,7 @@ class ShardedCatalogue:
         """New rows of a group with their IDs, by the first number of these."""
         pc = require("pyarrow.compute", extra="parquet")
         if len(known):
-            is_known = pc.is_in(rows[self.key], value_set=known.combine_chunks())
+            is_known = pc.is_in(rows[self.key], value_set=known)
             rows = rows.filter(pc.invert(is_known))
         if len(rows) == 0:
             return

@@ -1,0 +1,149 @@
+"""How much memory there is, from files made for it, and fits that are refused."""
+
+import pytest
+import torch
+
+from sk_rqkplus import RQVAE, RQKMeans, RQKMeansPlus, _memory
+from sk_rqkplus._lloyd import bytes_to_fit
+from sk_rqkplus._memory import available_bytes, check_memory
+
+CPU = torch.device("cpu")
+MB = 2**20
+
+
+@pytest.fixture
+def system(tmp_path, monkeypatch):
+    """Callable that lays out files of a system and returns what it has available."""
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setattr(_memory, "_limits", lambda root: iter(()))
+
+    def available(files):
+        for name, text in files.items():
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        return available_bytes(CPU, tmp_path)
+
+    return available
+
+
+MEMINFO = {
+    "proc/meminfo": "MemTotal:  4096 kB\nMemAvailable:   2048 kB\nHugePages: 0\n"
+}
+
+
+def test_the_system_tells_what_is_available(system):
+    assert system(MEMINFO) == 2 * MB
+
+
+def test_nothing_is_known_without_files(system):
+    assert system({}) is None
+
+
+def test_elsewhere_nothing_is_checked(monkeypatch):
+    monkeypatch.setattr("sys.platform", "darwin")
+    assert available_bytes(CPU) is None
+    check_memory(2**80, 1, CPU, "Buy some.")
+
+
+@pytest.mark.parametrize(
+    "line, folder, names",
+    [
+        ("0::/jobs/one", "sys/fs/cgroup", ("max", "current")),
+        (
+            "4:memory:/jobs/one",
+            "sys/fs/cgroup/memory",
+            ("limit_in_bytes", "usage_in_bytes"),
+        ),
+    ],
+)
+def test_the_tightest_control_group_counts(system, line, folder, names):
+    most, used = (f"memory.{name}" for name in names)
+    files = {
+        **MEMINFO,
+        "proc/self/cgroup": f"1:cpu:/\n{line}\n",
+        f"{folder}/jobs/one/{most}": "max\n",
+        f"{folder}/jobs/one/{used}": "1000\n",
+        f"{folder}/jobs/{most}": "1500000\n",
+        f"{folder}/jobs/{used}": "1000000\n",
+        f"{folder}/jobs/memory.stat": "anon 5\ninactive_file 250000\n",
+    }
+    assert system(files) == 1_500_000 - 1_000_000 + 250_000
+
+
+def test_a_group_that_is_over_its_limit_leaves_nothing(system):
+    files = {
+        "proc/self/cgroup": "0::/\n",
+        "sys/fs/cgroup/memory.max": "10\n",
+        "sys/fs/cgroup/memory.current": "20\n",
+    }
+    assert system(files) == 0
+
+
+def test_limits_of_the_process_count(monkeypatch, tmp_path):
+    resource = pytest.importorskip("resource")
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/status").write_text("VmSize: 3 kB\nVmData: 1 kB\n")
+    limits = {resource.RLIMIT_AS: 10_240, resource.RLIMIT_DATA: resource.RLIM_INFINITY}
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (limits[which], -1))
+    assert list(_memory._limits(tmp_path)) == [10_240 - 3 * 1024]
+    limits[resource.RLIMIT_DATA] = 4096
+    assert list(_memory._limits(tmp_path)) == [10_240 - 3 * 1024, 4096 - 1024]
+
+
+def test_the_system_of_this_test_has_memory():
+    found = available_bytes(CPU)
+    assert found is None or found > 10 * MB
+
+
+@pytest.mark.parametrize(
+    "est",
+    [
+        RQKMeans((16, 16)),
+        RQKMeansPlus((16, 16), max_epochs=1),
+        RQVAE((16, 16), max_epochs=1),
+    ],
+    ids=lambda e: type(e).__name__,
+)
+def test_a_fit_that_does_not_fit_is_refused_before_it_begins(X, est, monkeypatch):
+    monkeypatch.setattr(_memory, "available_bytes", lambda device: 100_000)
+    with pytest.raises(
+        MemoryError,
+        match=r"n_samples=600 need about 0\.\d+ GiB, which should be <= 0\.00 GiB, the "
+        r"memory available\. Set max_samples",
+    ):
+        est.fit(X)
+    assert not hasattr(est, "codebooks_")
+
+
+def test_a_sample_needs_less():
+    n_rows, n_features = 10**7, 384
+    options = {"n_features": n_features, "n_codewords": 256}
+    whole = bytes_to_fit(n_rows, **options, n_fit=n_rows)
+    part = bytes_to_fit(n_rows, **options, n_fit=200_000)
+    # Residuals of all rows, in float32.
+    assert whole > n_rows * n_features * 4
+    assert part < whole / 4
+
+
+def test_figures_follow_peaks_that_were_measured(two_threads):
+    """Peaks of anonymous memory in MB of fits with two threads, within 1.6 of them."""
+    two_threads(2)
+    measured = [
+        (100_000, 128, 256, {}, 571),
+        (400_000, 128, 256, {}, 953),
+        (100_000, 512, 256, {}, 1065),
+        (400_000, 16, 256, {}, 841),
+        (20_000, 128, 1024, {"n_made": 131_072}, 1564),
+        (20_000, 128, 256, {"balanced": False}, 215),
+    ]
+    for n_rows, n_features, n_codewords, options, peak in measured:
+        needed = bytes_to_fit(n_rows, n_features, n_codewords, n_fit=n_rows, **options)
+        assert peak / 1.6 < needed / 10**6 < peak * 1.6
+
+
+def test_a_check_of_memory_names_both_figures(monkeypatch):
+    monkeypatch.setattr(_memory, "available_bytes", lambda device: 3 * 2**30)
+    check_memory(3 * 2**30, 5, CPU, "Less.")
+    with pytest.raises(MemoryError, match=r"n_samples=5 need about 4\.00 GiB.*3\.00"):
+        check_memory(4 * 2**30, 5, CPU, "Less.")
