@@ -36,7 +36,7 @@ ENGINES = ("plain", "faiss", "shards", "dask", "spark")
 SIZES = (256, 256, 256)
 BATCH_ROWS, N_FILES = 65_536, 16
 # Tables that the rates come from, and one that is held out.
-CALIBRATION = [(64, (256,) * 3), (64, (1024,) * 3), (256, (256,) * 3)]
+CALIBRATION = [(d, (k,) * 3) for d in (64, 256) for k in (256, 1024)]
 HELD_OUT = [(128, (512,) * 3)]
 CALIBRATION_ROWS, FIT_ROWS, FIT_SAMPLE = 200_000, 500_000, 50_000
 
@@ -441,8 +441,8 @@ their workers. Plain is a loop of `transform` on chunks in one process, whose wo
 
 ## Cost model
 
-Rates of one core, from the CPU time of {CALIBRATION_ROWS:,} rows of three tables:
-{rates}, {model.rows:.3g} rows/s.
+Rates of one core, from the CPU time of {CALIBRATION_ROWS:,} rows of four
+tables: {rates}, {model.rows:.3g} rows/s.
 
 {calibration_table(model, runs)}
 
