@@ -98,11 +98,11 @@ def test_parameters_mean_the_same_on_a_cluster(cluster, rows, params):
     check_against_memory(rows, CHUNKS[3], **params)
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.int16])
+@pytest.mark.parametrize("dtype", [np.float64, np.int16, np.float16])
 def test_other_schedulers_and_dtypes(in_threads, rows, dtype):
     X = (rows[:900] * 100).astype(dtype)
     found = check_against_memory(X, (400, 500))
-    assert found.mean_.dtype == np.float64
+    assert found.mean_.dtype == (np.float32 if dtype == np.float16 else np.float64)
 
 
 def test_a_killed_worker_changes_nothing(cluster, rows, tmp_path):
@@ -191,6 +191,13 @@ def test_a_bad_row_is_named(in_threads, rows):
     assert not hasattr(model, "codebooks_")
 
 
+@pytest.mark.filterwarnings("ignore:X has 2 NaN")
+def test_bad_values_may_count_as_zero(in_threads, rows):
+    X = rows[:500].copy()
+    X[100, 2:4] = np.nan, np.inf
+    check_against_memory(X, (200, 300), nan_policy="zero")
+
+
 def test_a_failed_fit_leaves_the_model_as_it_was(in_threads, rows):
     model = DaskRQKMeans(SIZES, random_state=0).fit(collection(rows, (1500,)))
     before = model.fingerprint_
@@ -243,6 +250,7 @@ def test_conventions(in_threads, rows):
     [
         ({}, np.ones((4, 2)), "should be a Dask array or dataframe"),
         ({}, da.ones((0, 2)), "n_samples=0"),
+        ({}, da.ones((4, 0)), "n_features=0"),
         ({}, da.ones(4), "has 1 dimensions"),
         ({}, da.ones((4, 2)).astype(str), "should be numbers"),
         ({"max_iter": 0}, da.ones((4, 2)), "max_iter"),

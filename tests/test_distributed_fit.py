@@ -40,7 +40,7 @@ class PickledEngine:
 @pytest.fixture(scope="module")
 def rows():
     """Several blocks of rows, the last of which is short."""
-    X = make_catalogue(5000, 20, branching=(8, 8), random_state=0).data
+    X = make_catalogue(3000, 20, branching=(8, 8), random_state=0).data
     return (X + 3).astype(np.float32)
 
 
@@ -82,7 +82,7 @@ def fit_both(X, **params):
         {"augment": 3000},
         {"augment": "none", "init": "random", "n_init": 2},
         {"refine": 1},
-        {"refine": 2, "beam_size": 3, "max_samples": 3000, "balance": "all"},
+        {"refine": 2, "beam_size": 3, "max_samples": 1500, "balance": "all"},
         {"refine": 1, "beam_size": 2, "balance": "none"},
     ],
     ids=str,
@@ -105,13 +105,13 @@ def test_empty_codewords_get_the_same_rows(rows):
 
 def test_crowds_are_left_out_on_an_engine_too(rows):
     X = rows.copy()
-    X[100:4000:3] = X[0]
+    X[100:2500:3] = X[0]
     with pytest.warns(UserWarning, match="cannot be balanced"):
         fit_both(X, balance="all")
 
 
 def test_sparse_samples_are_gathered(rows):
-    X = np.tile(rows, (30, 1)) + np.arange(150_000, dtype=np.float32)[:, None] % 97
+    X = np.tile(rows, (50, 1)) + np.arange(150_000, dtype=np.float32)[:, None] % 97
     fit_both(X[:, :3], codebook_sizes=(2,), balance="all", augment="none")
 
 
@@ -127,5 +127,5 @@ def test_a_fit_begun_in_memory_goes_on_on_an_engine(rows, tmp_path, monkeypatch)
     left = found._fit_table(EngineTable(PickledEngine(rows)))
     assert_same_model(found, expected)
     assert_array_equal(left.codes, expected.codes_)
-    with pytest.raises(ValueError, match=r"has a fit with X='float32 of shape \(5000"):
+    with pytest.raises(ValueError, match=r"has a fit with X='float32 of shape \(3000"):
         found._fit_table(EngineTable(PickledEngine(rows[1:])))

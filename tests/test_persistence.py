@@ -109,7 +109,7 @@ def assert_same(found, expected):
         assert found == expected
 
 
-PASSING = ("_index", "_place")
+PASSING = ("_index", "_place", "_lock")
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -162,6 +162,18 @@ def test_a_restored_checkpoint_can_be_saved(rows, tmp_path):
         restored = RQKMeansPlus((8, 8), **params).restore(path, X)
         restored.save(tmp_path / "model")
         assert_same(RQKMeansPlus.load(tmp_path / "model"), restored)
+
+
+def test_a_fit_on_an_engine_can_be_saved(rows, tmp_path):
+    da = pytest.importorskip("dask.array")
+    pytest.importorskip("distributed")
+    from sk_rqkplus.distributed.dask import DaskRQKMeans
+
+    chunks = da.from_array(rows[0], chunks=(64, 24))
+    model = DaskRQKMeans((8, 8), random_state=0).fit(chunks).estimator_
+    model.save(tmp_path / "model")
+    assert_same(persistence.load(tmp_path / "model"), model)
+    assert not hasattr(model, "catalogue_")
 
 
 def test_another_process_gives_the_same(fits, rows, tmp_path):

@@ -488,12 +488,18 @@ def fit_engine(estimator: RQKMeans, engine: Engine) -> RQKMeans:
             "on CPUs. Fit on a GPU with RQKMeans and max_samples."
         )
     table = EngineTable(engine)
-    if len(table) == 0:
-        raise ValueError("X has n_samples=0 rows, which should be >= 1. Give a table.")
+    if len(table) == 0 or engine.n_features == 0:
+        raise ValueError(
+            f"X has n_samples={len(table)} rows of n_features={engine.n_features}, "
+            "which should be >= 1. Give a table of embeddings."
+        )
     table.check()
     estimator.n_features_in_ = engine.n_features
     with one_thread():
         estimator._fit_table(table)
+    # What scikit-learn removes after a fit of its own.
+    for name in ("_callback_fit_ctx", "_skl_callbacks_to_teardown"):
+        estimator.__dict__.pop(name, None)
     estimator._n_features_out = len(estimator.codebooks_)
     estimator.fingerprint_ = estimator._fingerprint()
     return estimator

@@ -94,7 +94,7 @@ class DaskRQKMeans(BaseEstimator):
             If X has no rows, is not numeric, or has a value that is not finite; the
             message names the row.
         """
-        names, rows = _as_array(X, column)
+        names, rows = _as_array(X, column, self.nan_policy)
         estimator = RQKMeans(**self.get_params(deep=False))
         fit_engine(estimator, DaskEngine(rows))
         if names is not None:
@@ -225,7 +225,7 @@ class DaskRQKMeans(BaseEstimator):
     def _rows(self, X):
         """Array of the rows of a collection, checked against the fit."""
         check_is_fitted(self)
-        names, rows = _as_array(X, self._column)
+        names, rows = _as_array(X, self._column, self.nan_policy)
         if rows.shape[1] != self.n_features_in_:
             raise ValueError(
                 f"X has {rows.shape[1]} features, which should be {self.n_features_in_}"
@@ -281,7 +281,9 @@ def _check_collection(X: Any, name: str, *kinds: str) -> None:
     )
 
 
-def _as_array(X: Any, column: str | None) -> tuple[np.ndarray | None, Any]:
+def _as_array(
+    X: Any, column: str | None, nan_policy: str
+) -> tuple[np.ndarray | None, Any]:
     """Names of the features, and the rows in chunks of all their features."""
     _check_collection(X, "X", "array", "dataframe")
     names = None
@@ -295,8 +297,10 @@ def _as_array(X: Any, column: str | None) -> tuple[np.ndarray | None, Any]:
         raise ValueError(
             f"X has dtype={X.dtype}, which should be numbers. Give embeddings."
         )
-    dtype = X.dtype if X.dtype in (np.float32, np.float64) else np.float64
-    X = X.astype(dtype)
+    narrow = X.dtype.kind == "f" and X.dtype.itemsize <= 4
+    X = X.astype(np.float32 if narrow else np.float64)
+    if nan_policy == "zero":
+        X = X.map_blocks(np.nan_to_num, nan=0.0, posinf=0.0, neginf=0.0, dtype=X.dtype)
     return names, X if X.numblocks[1] == 1 else X.rechunk({1: -1})
 
 
