@@ -103,6 +103,7 @@ def test_codes_are_those_of_one_machine(spark, X, partitions):
     assert by_key(encoded, "tokens").tolist() == to_strings(codes, suffix="never")
     assert by_key(encoded, "title")[7] == "item 7"
     np.testing.assert_array_equal(by_key(encoded, "embedding"), X)
+    encoded.unpersist()
 
 
 def models():
