@@ -17,6 +17,8 @@ exclude_patterns = ["_build", "design"]
 default_role = "literal"
 
 autosummary_generate = False
+# Half a gigabyte, of which the pages need the names of base classes.
+autodoc_mock_imports = ["pyspark"]
 autodoc_member_order = "bysource"
 # The methods are listed by autodoc; a second table of them would have no targets.
 numpydoc_show_class_members = False
