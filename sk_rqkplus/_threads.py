@@ -42,7 +42,8 @@ def _after_fork() -> None:
     _lock, _users = threading.Lock(), int(_depth() > 0)
 
 
-os.register_at_fork(after_in_child=_after_fork)
+if hasattr(os, "register_at_fork"):  # Windows does not fork.
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _mark_worker() -> None:

@@ -172,6 +172,15 @@ def test_a_column_of_lists(in_threads, rows, tmp_path):
         DaskRQKMeans(SIZES).fit(on_dask, column="vectors")
 
 
+def test_lists_of_integers_and_of_fractions(in_threads):
+    X = np.array([[0, 2], [0.5, 0.25], [4, 4], [4.5, 4.75]])
+    lists = [[0, 2], *X[1:].tolist()]
+    with dask.config.set({"dataframe.convert-string": False}):
+        table = dd.from_pandas(pd.DataFrame({"vector": lists}), npartitions=2)
+        found = DaskRQKMeans((2,), random_state=0).fit(table, column="vector")
+    assert_same_model(found, RQKMeans((2,), random_state=0).fit(X))
+
+
 def test_other_columns_are_refused(in_threads):
     table = pd.DataFrame({"vector": [[1.0, 2.0], [3.0, 4.0], [5.0], [6.0, 7.0]]})
     with pytest.raises(ValueError, match="has strings"):
@@ -180,6 +189,10 @@ def test_other_columns_are_refused(in_threads):
         ragged = dd.from_pandas(table, npartitions=2)
         with pytest.raises(ValueError, match="at index 2 a value that is no list of 2"):
             DaskRQKMeans((2,)).fit(ragged, column="vector")
+        table = pd.DataFrame({"vector": [None, [1.0, 2.0]]})
+        missing = dd.from_pandas(table, npartitions=1)
+        with pytest.raises(ValueError, match="'vector' has None in its first row"):
+            DaskRQKMeans((2,)).fit(missing, column="vector")
 
 
 def test_a_bad_row_is_named(in_threads, rows):

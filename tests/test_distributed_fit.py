@@ -9,7 +9,7 @@ from numpy.testing import assert_array_equal
 from sk_rqkplus import RQKMeans
 from sk_rqkplus._threads import block_rows
 from sk_rqkplus.datasets import make_catalogue
-from sk_rqkplus.distributed._fit import Block, EngineTable
+from sk_rqkplus.distributed._fit import Block, EngineTable, in_windows
 
 
 class PickledEngine:
@@ -108,6 +108,27 @@ def test_crowds_are_left_out_on_an_engine_too(rows):
     X[100:2500:3] = X[0]
     with pytest.warns(UserWarning, match="cannot be balanced"):
         fit_both(X, balance="all")
+
+
+@pytest.mark.parametrize(
+    "n_sent, n_result, sizes",
+    [
+        (50, 60, [4, 6, 6, 4]),
+        (50, 10**6, [4, *[1] * 16]),
+        (10**6, 10, [1, 10, 9]),
+    ],
+)
+def test_results_that_wait_are_few_bytes(monkeypatch, n_sent, n_result, sizes):
+    for name, value in (("RESULT_BYTES", 400), ("MOST_BLOCKS", 10)):
+        monkeypatch.setattr(f"sk_rqkplus.distributed._fit.{name}", value)
+    asked = []
+
+    def ask(blocks):
+        asked.append(list(blocks))
+        return [pickle.dumps(number).ljust(n_result) for number in blocks]
+
+    assert list(in_windows(ask, range(5, 25), n_sent)) == [*range(5, 25)]
+    assert [len(blocks) for blocks in asked] == sizes
 
 
 def test_sparse_samples_are_gathered(rows):

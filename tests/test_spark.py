@@ -239,12 +239,12 @@ def many(X):
     return np.concatenate([X, X[::-1] * 1.25, X * 0.5])[:2500]
 
 
-@pytest.mark.parametrize("partitions", [1, 3, 8])
-def test_fit_is_that_of_one_machine(spark, many, partitions):
+@pytest.mark.parametrize("partitions, sizes", [(1, (12,)), (3, (12, 12)), (8, (12,))])
+def test_fit_is_that_of_one_machine(spark, many, partitions, sizes):
     params = {"max_iter": 2, "augment": "none", "random_state": 0}
-    expected = RQKMeans((12, 12), **params).fit(many)
+    expected = RQKMeans(sizes, **params).fit(many)
     df = frame(spark, many, partitions)
-    model = SparkRQKMeans((12, 12), **params)
+    model = SparkRQKMeans(sizes, **params)
     assert model.fit(df, "embedding", key="item_id") is model
     assert model.fingerprint_ == expected.fingerprint_
     for one, other in zip(model.codebooks_, expected.codebooks_, strict=True):
@@ -302,6 +302,18 @@ def test_fit_refuses(spark, rows, message):
     with pytest.raises(ValueError, match=message):
         SparkRQKMeans((2, 2)).fit(df)
     assert spark.sparkContext._jsc.getPersistentRDDs().size() == 0
+
+
+@pytest.mark.filterwarnings("ignore:X has 2 NaN")
+def test_bad_values_may_count_as_zero(spark, X):
+    X = X[:300].copy()
+    X[100, 2:4] = np.nan, np.inf
+    params = {"max_iter": 2, "augment": "none", "nan_policy": "zero", "random_state": 0}
+    expected = RQKMeans((4, 4), **params).fit(X)
+    df = frame(spark, X, 2)
+    model = SparkRQKMeans((4, 4), **params).fit(df)
+    assert model.fingerprint_ == expected.fingerprint_
+    np.testing.assert_array_equal(by_key(model.transform(df), "codes"), expected.codes_)
 
 
 def test_fit_refuses_columns_and_parameters(spark, X):

@@ -6,7 +6,9 @@ functions over the blocks, wherever these are; codebooks, prices and codes have 
 of a fit in memory.
 """
 
+import pickle
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -32,6 +34,8 @@ Result = TypeVar("Result")
 # Rows of so many values, 256 MB of them, are balanced on one machine: that takes some
 # hundred passes.
 GATHERED_VALUES = 2**26
+# Results that wait on this machine, in bytes, and blocks that are asked for at a time.
+RESULT_BYTES, FIRST_BLOCKS, MOST_BLOCKS = 2**28, 16, 2**10
 
 
 class Block(NamedTuple):
@@ -106,6 +110,51 @@ class Engine(Protocol):
         engine : Engine
             The same rows with more labels. This engine stays as it is.
         """
+
+
+def call_pickled(sent: bytes, block: Block) -> bytes:
+    """Call a pickled function and its argument for a block; the result, pickled."""
+    function, argument = pickle.loads(sent)
+    return pickle.dumps(function(block, argument), protocol=5)
+
+
+def in_windows(
+    ask: Callable[[Sequence[int]], Sequence[Any]], blocks: Sequence[int], n_sent: int
+) -> Iterator[Any]:
+    """Results of blocks in their order, of which few wait here at a time.
+
+    Parameters
+    ----------
+    ask : callable
+        Maps numbers of blocks to their results, pickled.
+
+    blocks : sequence of int
+        Which blocks.
+
+    n_sent : int
+        Bytes of what is sent to every block. Sums over codewords take twice as many;
+        what results take in truth is known from the first of them.
+
+    Yields
+    ------
+    result : object
+        Results.
+    """
+    start, largest, size = 0, 1, min(FIRST_BLOCKS, RESULT_BYTES // (2 * n_sent))
+    while start < len(blocks):
+        found = ask(blocks[start : start + max(size, 1)])
+        start += len(found)
+        largest = max(largest, *map(len, found))
+        size = min(MOST_BLOCKS, RESULT_BYTES // largest)
+        yield from map(pickle.loads, found)
+
+
+def take_over(model: Any, estimator: RQKMeans, **others: Any) -> None:
+    """Let a model of an engine have what an estimator has learnt, and no more."""
+    fitted = {k: v for k, v in vars(estimator).items() if k.endswith("_")}
+    for name in [name for name in vars(model) if name.endswith("_")]:
+        delattr(model, name)
+    vars(model).update(fitted, estimator_=estimator, **others)
 
 
 class EngineTable:
@@ -195,10 +244,25 @@ def _gather(
     rows, place = np.unique(index, return_inverse=True)
     blocks = np.unique(rows // block_rows(engine.n_rows)).tolist()
     function, argument = call(rows)
-    parts = list(engine.map(function, argument, blocks))
-    if isinstance(parts[0], Tensor):
-        return torch.cat(parts)[torch.from_numpy(place)]
-    return np.concatenate(parts)[place]
+    parts = engine.map(function, argument, blocks)
+    # One copy at a time: a part goes to its place when it comes.
+    first = next(parts)
+    found = _empty_like(first, len(rows))
+    start = 0
+    for part in chain([first], parts):
+        found[start : start + len(part)] = part
+        start += len(part)
+    if np.array_equal(rows, index):
+        return found
+    return found[torch.from_numpy(place) if isinstance(found, Tensor) else place]
+
+
+def _empty_like(rows: Any, n_rows: int) -> Any:
+    """Room for so many rows like some."""
+    shape = n_rows, *rows.shape[1:]
+    if isinstance(rows, Tensor):
+        return rows.new_empty(shape)
+    return np.empty(shape, dtype=rows.dtype)
 
 
 class State(NamedTuple):

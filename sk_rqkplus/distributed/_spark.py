@@ -12,7 +12,7 @@ from sk_rqkplus._extras import require
 from sk_rqkplus._lists import rows_of_lists, uneven
 from sk_rqkplus._threads import block_rows
 from sk_rqkplus.distributed._batches import row_name
-from sk_rqkplus.distributed._fit import Block
+from sk_rqkplus.distributed._fit import Block, call_pickled, in_windows
 
 # Lists that are made of a column of vectors, for a while.
 LISTS = "__lists__"
@@ -23,8 +23,6 @@ KEY_TYPES = ("tinyint", "smallint", "int", "bigint", "string", "binary")
 PARTITION = 2**33
 # Partitions of blocks, per task that runs at a time.
 TASKS = 2
-# Blocks that are asked for at a time: their results wait on the driver.
-WINDOW = 256
 
 
 def check_columns(df: Any, wanted: dict[str, str], added: Sequence[str] = ()) -> None:
@@ -79,7 +77,9 @@ def with_lists(df: Any, embedding: str) -> tuple[Any, str]:
 
 
 @contextmanager
-def spark_engine(df: Any, embedding: str, key: str) -> Iterator["SparkEngine"]:
+def spark_engine(
+    df: Any, embedding: str, key: str, nan_policy: str = "raise"
+) -> Iterator["SparkEngine"]:
     """The rows of a DataFrame as blocks, which Spark keeps inside of this context."""
     check_columns(df, {"embedding": embedding, "key": key})
     check_key(df, key)
@@ -89,13 +89,15 @@ def spark_engine(df: Any, embedding: str, key: str) -> Iterator["SparkEngine"]:
     kept: list[Any] = []
     try:
         with _plain_errors():
-            yield _engine(rows, key, f"embedding={embedding!r}", kept)
+            yield _engine(rows, key, f"embedding={embedding!r}", nan_policy, kept)
     finally:
         for frame in kept:
             frame.unpersist()
 
 
-def _engine(rows: Any, key: str, place: str, kept: list) -> "SparkEngine":
+def _engine(
+    rows: Any, key: str, place: str, nan_policy: str, kept: list
+) -> "SparkEngine":
     """Number rows in the order of their keys, and pack them into blocks."""
     F = require("pyspark.sql.functions", extra="spark")
     ordered = rows.orderBy("key").persist()
@@ -107,7 +109,7 @@ def _engine(rows: Any, key: str, place: str, kept: list) -> "SparkEngine":
     numbered, n_rows = _numbered(ordered)
     n_features, step = len(first["embedding"] or []), block_rows(n_rows)
     dtype = _dtype_of(rows.schema["embedding"].dataType.elementType)
-    pack = _packer(key, place, n_features, dtype)
+    pack = _packer(key, place, n_features, dtype, nan_policy)
     n_blocks = -(-n_rows // step)
     n_parts = min(n_blocks, TASKS * rows.sparkSession.sparkContext.defaultParallelism)
     blocks = (
@@ -164,7 +166,7 @@ def _dtype_of(element: Any) -> np.dtype:
 
 
 def _packer(
-    key: str, place: str, n_features: int, dtype: np.dtype
+    key: str, place: str, n_features: int, dtype: np.dtype, nan_policy: str
 ) -> Callable[[Any], Any]:
     """Function that makes one row of the rows of a block, which it checks."""
 
@@ -176,6 +178,8 @@ def _packer(
         X = rows_of_lists(lists, place, name)
         if X.shape[1] != n_features:
             raise uneven(place, name(0), X.shape[1], n_features)
+        if nan_policy == "zero":
+            X = np.nan_to_num(X, nan=0.0, posinf=0.0, neginf=0.0)
         finite = np.isfinite(X).all(axis=1)
         if not finite.all():
             raise ValueError(
@@ -237,12 +241,10 @@ class SparkEngine:
         self.blocks, self.n_rows, self.n_features = blocks, n_rows, n_features
         self.dtype, self.n_parts, self.kept = dtype, n_parts, kept
 
-    def _call(self, function: Callable, argument: Any, blocks: Any) -> Any:
+    def _call(self, sent: bytes, blocks: Any) -> Any:
         """Column ``result`` of what a function makes of every block, pickled."""
-        sent = pickle.dumps((function, argument))
         shape = block_rows(self.n_rows), self.n_features, self.dtype
-        call = _caller(sent, *shape)
-        return blocks.mapInArrow(call, "block int, result binary")
+        return blocks.mapInArrow(_caller(sent, *shape), "block int, result binary")
 
     def map(
         self,
@@ -252,22 +254,26 @@ class SparkEngine:
     ) -> Iterator[Any]:
         """Call a function for every block, or some of them in ascending order."""
         n_blocks = -(-self.n_rows // block_rows(self.n_rows))
-        wanted = [int(block) for block in blocks or range(n_blocks)]
-        for i in range(0, len(wanted), WINDOW):
-            asked, some = self.blocks, wanted[i : i + WINDOW]
-            if len(some) < n_blocks:
-                asked = asked.where(asked["block"].isin(some))
+        sent = pickle.dumps((function, argument))
+
+        def ask(numbers: Sequence[int]) -> list[Any]:
+            asked = self.blocks
+            if len(numbers) < n_blocks:
+                asked = asked.where(asked["block"].isin(list(numbers)))
             with _one_block_at_a_time(asked.sparkSession):
-                found = self._call(function, argument, asked).toArrow()
-            for row in np.argsort(found["block"].to_numpy()).tolist():
-                yield pickle.loads(found["result"][row].as_buffer())
+                found = self._call(sent, asked).toArrow().sort_by("block")
+            return [result.as_buffer() for result in found["result"]]
+
+        wanted = range(n_blocks) if blocks is None else blocks
+        yield from in_windows(ask, wanted, len(sent))
 
     def keep(
         self, function: Callable[[Block, Any], Any], argument: Any
     ) -> "SparkEngine":
         """Add labels to every block, which stay on the engine."""
         with _one_block_at_a_time(self.blocks.sparkSession):
-            found = self._call(function, argument, self.blocks)
+            sent = pickle.dumps((function, argument))
+            found = self._call(sent, self.blocks)
             name = f"labels{len(self.blocks.columns)}"
             labels = (
                 found.withColumnRenamed("result", name)
@@ -289,7 +295,6 @@ def _caller(
 
     def call(batches: Iterator) -> Iterator:
         pa = require("pyarrow", extra="spark")
-        function, argument = pickle.loads(sent)
         schema = pa.schema({"block": pa.int32(), "result": pa.binary()})
         for batch in batches:
             for row in range(batch.num_rows):
@@ -297,7 +302,7 @@ def _caller(
                 rows = np.frombuffer(X.as_buffer(), dtype).reshape(-1, n_features)
                 known = tuple(pickle.loads(part.as_buffer()) for part in labels)
                 block = Block(number.as_py() * step, rows, known)
-                result = pickle.dumps(function(block, argument), protocol=5)
+                result = call_pickled(sent, block)
                 yield pa.record_batch(
                     [pa.array([number.as_py()]), pa.array([result])], schema=schema
                 )

@@ -1,5 +1,6 @@
 """RQKMeans on Dask: the rows are a collection, and stay where they are."""
 
+import pickle
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -11,11 +12,15 @@ from sk_rqkplus._extras import require
 from sk_rqkplus._rqkmeans import RQKMeans
 from sk_rqkplus._threads import block_rows, split_rows
 from sk_rqkplus.distributed._batches import lean
-from sk_rqkplus.distributed._fit import Block, fit_engine
+from sk_rqkplus.distributed._fit import (
+    Block,
+    call_pickled,
+    fit_engine,
+    in_windows,
+    take_over,
+)
 from sk_rqkplus.ids import deduplicate
 
-# Blocks that are asked for at a time: their results wait on this machine.
-WINDOW = 256
 # Parts of the second pass of IDs, each of which has some of the first-level codes.
 MOST_PARTS = 64
 
@@ -99,10 +104,7 @@ class DaskRQKMeans(BaseEstimator):
         fit_engine(estimator, DaskEngine(rows))
         if names is not None:
             estimator.feature_names_in_ = names
-        fitted = {k: v for k, v in vars(estimator).items() if k.endswith("_")}
-        for name in [name for name in vars(self) if name.endswith("_")]:
-            delattr(self, name)
-        vars(self).update(fitted, estimator_=estimator, _column=column)
+        take_over(self, estimator, _column=column)
         return self
 
     def transform(self, X):
@@ -156,7 +158,7 @@ class DaskRQKMeans(BaseEstimator):
             ``RQKMeans.fit(X).ids_``.
         """
         rows = self._rows(X)
-        return _identify(rows, self._encode(rows), _plain(self.estimator_))
+        return _identify(rows, self._encode(rows), lean(self.estimator_))
 
     def fit_predict(self, X, y=None):
         """Fit, and return the IDs of the rows, lazily.
@@ -195,7 +197,7 @@ class DaskRQKMeans(BaseEstimator):
         return codes.map_blocks(
             _of_rows,
             "inverse_transform",
-            _plain(self.estimator_),
+            lean(self.estimator_),
             n_features,
             dtype=dtype,
             chunks=(codes.chunks[0], (n_features,)),
@@ -244,20 +246,13 @@ class DaskRQKMeans(BaseEstimator):
         return rows.map_blocks(
             _of_rows,
             "transform",
-            _plain(self.estimator_),
+            lean(self.estimator_),
             n_levels,
             dtype=np.int32,
             chunks=(rows.chunks[0], (n_levels,)),
             meta=np.empty((0, 0), dtype=np.int32),
             token="encode",
         )
-
-
-def _plain(estimator: RQKMeans) -> Any:
-    """What workers need of an estimator: arrays in partitions have no names."""
-    model = lean(estimator)
-    vars(model).pop("feature_names_in_", None)
-    return model
 
 
 def _of_rows(
@@ -325,8 +320,13 @@ def _from_dataframe(X: Any, column: str | None) -> tuple[np.ndarray | None, Any]
             "dataframe.convert-string=False."
         )
     values = np.asarray(first.iloc[0])
-    if values.dtype.kind == "O":
-        values = values.astype(np.float64)
+    if values.ndim != 1:
+        raise ValueError(
+            f"column={column!r} has {first.iloc[0]!r} in its first row, which should "
+            "be a list of numbers. Fill it, or choose another column."
+        )
+    # Integers of the first row tell nothing of the others.
+    values = values if values.dtype.kind == "f" else values.astype(np.float64)
     da = require("dask.array", extra="dask")
     shape = (np.nan, len(values))
     parts = [
@@ -406,11 +406,16 @@ class DaskEngine:
         """
         dask = require("dask", extra="dask")
         self._persist()
-        tasks = self._tasks(function, argument, blocks)
+        sent = pickle.dumps((function, argument))
+        shared = dask.delayed(sent, traverse=False)
         quiet = {"distributed.admin.large-graph-warning-threshold": "1GB"}
-        for i in range(0, len(tasks), WINDOW):
+
+        def ask(numbers: Sequence[int]) -> Sequence[bytes]:
             with dask.config.set(quiet):
-                yield from dask.compute(*tasks[i : i + WINDOW])
+                return dask.compute(*self._tasks(shared, numbers))
+
+        wanted = range(len(self._blocks)) if blocks is None else blocks
+        yield from in_windows(ask, wanted, len(sent))
 
     def keep(
         self, function: Callable[[Block, Any], Any], argument: Any
@@ -430,23 +435,20 @@ class DaskEngine:
         engine : DaskEngine
             The same rows with more labels.
         """
+        dask = require("dask", extra="dask")
+        sent = dask.delayed(pickle.dumps((function, argument)), traverse=False)
         kept = object.__new__(DaskEngine)
         vars(kept).update(vars(self))
-        kept._labels = [*self._labels, self._tasks(function, argument, None)]
+        labels = self._tasks(sent, range(len(self._blocks)))
+        kept._labels = [*self._labels, labels]
         return kept
 
-    def _tasks(
-        self, function: Callable, argument: Any, blocks: Sequence[int] | None
-    ) -> list[Any]:
-        dask = require("dask", extra="dask")
-        call = dask.delayed(_call, pure=False)
-        sent = dask.delayed(argument, traverse=False)
-        numbers = range(len(self._blocks)) if blocks is None else blocks
+    def _tasks(self, sent: Any, numbers: Sequence[int]) -> list[Any]:
+        call = require("dask", extra="dask").delayed(_call, pure=False)
+        labels = [[level[i] for level in self._labels] for i in numbers]
         return [
-            call(
-                self._blocks[i], [labels[i] for labels in self._labels], function, sent
-            )
-            for i in numbers
+            call(self._blocks[i], known, sent)
+            for i, known in zip(numbers, labels, strict=True)
         ]
 
     def _persist(self) -> None:
@@ -462,10 +464,9 @@ def _as_block(start: int, rows: np.ndarray) -> Block:
     return Block(start, np.ascontiguousarray(rows))
 
 
-def _call(
-    block: Block, labels: list[np.ndarray], function: Callable, argument: Any
-) -> Any:
-    return function(block._replace(labels=tuple(labels)), argument)
+def _call(block: Block, labels: list[bytes], sent: bytes) -> bytes:
+    known = tuple(pickle.loads(level) for level in labels)
+    return call_pickled(sent, block._replace(labels=known))
 
 
 def _identify(rows: Any, codes: Any, model: RQKMeans) -> Any:

@@ -16,7 +16,7 @@ from sk_rqkplus._extras import require
 from sk_rqkplus._pipelines import quantizer
 from sk_rqkplus._rqkmeans import RQKMeans
 from sk_rqkplus.distributed._batches import encode_batch, lean
-from sk_rqkplus.distributed._fit import fit_engine
+from sk_rqkplus.distributed._fit import fit_engine, take_over
 from sk_rqkplus.distributed._identify import identify
 from sk_rqkplus.distributed._spark import (
     check_columns,
@@ -101,13 +101,9 @@ class SparkRQKMeans(BaseEstimator):
         """
         estimator = RQKMeans(**self.get_params(deep=False))
         estimator._validate_params()
-        with spark_engine(df, embedding, key) as engine:
+        with spark_engine(df, embedding, key, self.nan_policy) as engine:
             fit_engine(estimator, engine)
-        fitted = {k: v for k, v in vars(estimator).items() if k.endswith("_")}
-        for name in [name for name in vars(self) if name.endswith("_")]:
-            delattr(self, name)
-        vars(self).update(fitted)
-        self.estimator_, self.embedding_, self.key_ = estimator, embedding, key
+        take_over(self, estimator, embedding_=embedding, key_=key)
         return self
 
     def transform(self, df):
