@@ -168,6 +168,8 @@ def test_a_column_of_lists(in_threads, rows, tmp_path):
     expected = RQKMeans(SIZES, random_state=0).fit(X)
     assert_same_model(found, expected)
     assert_array_equal(found.predict(on_dask).compute(), expected.ids_)
+    found = clone(found).fit_predict(on_dask, column="vector")
+    assert_array_equal(found.compute(), expected.ids_)
     with pytest.raises(ValueError, match="column='vectors' should be one of"):
         DaskRQKMeans(SIZES).fit(on_dask, column="vectors")
 

@@ -92,6 +92,18 @@ def test_engine_and_memory_agree_to_the_last_bit(rows, params):
     fit_both(rows, **params)
 
 
+def test_the_last_labels_are_not_computed(rows, monkeypatch):
+    keep, kept = PickledEngine.keep, []
+    monkeypatch.setattr(
+        PickledEngine, "keep", lambda self, *args: kept.append(1) or keep(self, *args)
+    )
+    model = RQKMeans((4, 4, 4), max_samples=1000, random_state=0)
+    left = model._fit_table(EngineTable(PickledEngine(rows)))
+    assert len(kept) == 2
+    assert left.codes.shape == (3000, 3)
+    assert len(kept) == 3
+
+
 @pytest.mark.parametrize("n_rows", [3, 40, 255, 256, 257, 513])
 def test_few_rows(rows, n_rows):
     fit_both(rows[:n_rows].astype(np.float64), codebook_sizes=(2, 2), balance="all")

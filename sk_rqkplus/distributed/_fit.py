@@ -322,9 +322,18 @@ class EngineRows:
         self.first = self.engine = engine
         self.mean, self.scale = mean, scale
         self.levels: list[Codewords] = []
+        # Labels of the last level, until they are asked for: a fit never does.
+        self._waiting: tuple | None = None
 
     def __len__(self) -> int:
         return self.engine.n_rows
+
+    def _settled(self) -> Engine:
+        """The engine, with the labels of all levels so far."""
+        if self._waiting is not None:
+            self.engine = self.engine.keep(_in_block, self._waiting)
+            self._waiting = None
+        return self.engine
 
     def _argument(self, function: Callable, *args: Any) -> tuple:
         levels = [(words.codebook, words.prices) for words in self.levels]
@@ -334,7 +343,8 @@ class EngineRows:
         self, function: Callable[..., Result], *args: Any, blocks: Any = None
     ) -> Iterator[Result]:
         """What a function returns for the residuals of blocks, in order."""
-        return self.engine.map(_in_block, self._argument(function, *args), blocks)
+        argument = self._argument(function, *args)
+        return self._settled().map(_in_block, argument, blocks)
 
     @property
     def points(self) -> "EngineRows":
@@ -353,7 +363,7 @@ class EngineRows:
     def _gather(self, function: Callable, index: slice | Tensor) -> Tensor:
         numbers = self._numbers(index)
         return _gather(
-            self.engine,
+            self._settled(),
             numbers,
             lambda rows: (_in_block, self._argument(function, rows)),
         )
@@ -390,8 +400,8 @@ class EngineRows:
 
     def advance(self, words: Codewords) -> None:
         """Subtract the nearest codewords; labels stay on the engine."""
-        argument = self._argument(_short_labels, words.codebook, words.prices)
-        self.engine = self.engine.keep(_in_block, argument)
+        self._settled()
+        self._waiting = self._argument(_short_labels, words.codebook, words.prices)
         self.levels.append(words)
 
     @property

@@ -122,7 +122,7 @@ class DaskRQKMeans(BaseEstimator):
         """
         return self._encode(self._rows(X))
 
-    def fit_transform(self, X, y=None):
+    def fit_transform(self, X, y=None, *, column=None):
         """Fit, and return the codes of the rows, lazily.
 
         Parameters
@@ -133,12 +133,15 @@ class DaskRQKMeans(BaseEstimator):
         y : None
             Ignored, present for API consistency.
 
+        column : str, default=None
+            As in :meth:`fit`.
+
         Returns
         -------
         codes : Dask array of shape (n_samples, n_levels), int32
             Codes, in chunks of the same rows.
         """
-        return self.fit(X).transform(X)
+        return self.fit(X, column=column).transform(X)
 
     def predict(self, X):
         """Unique ID of every row of a collection, lazily.
@@ -160,7 +163,7 @@ class DaskRQKMeans(BaseEstimator):
         rows = self._rows(X)
         return _identify(rows, self._encode(rows), lean(self.estimator_))
 
-    def fit_predict(self, X, y=None):
+    def fit_predict(self, X, y=None, *, column=None):
         """Fit, and return the IDs of the rows, lazily.
 
         Parameters
@@ -171,12 +174,15 @@ class DaskRQKMeans(BaseEstimator):
         y : None
             Ignored, present for API consistency.
 
+        column : str, default=None
+            As in :meth:`fit`.
+
         Returns
         -------
         ids : Dask array of shape (n_samples, n_levels + 1), int32
             Codes and suffixes, in chunks of the same rows.
         """
-        return self.fit(X).predict(X)
+        return self.fit(X, column=column).predict(X)
 
     def inverse_transform(self, codes):
         """Reconstruct embeddings, lazily.

@@ -58,8 +58,9 @@ class SparkRQKMeans(BaseEstimator):
     Notes
     -----
     Sums over blocks of rows come to the driver: ``8 * K * d`` bytes for every block of
-    16,384 rows or more in an iteration over all rows. Fit large codebooks with
-    ``max_samples``, as one does on one machine; balance then still regards all rows.
+    up to 131,072 rows in an iteration over all rows. Fit large codebooks with
+    ``max_samples``, as one does on one machine; balance then still regards all rows,
+    and takes up to 32 bytes per row on the driver.
 
     Examples
     --------
