@@ -105,9 +105,7 @@ def check_rows(estimator: Any, X: Any, *, reset: bool) -> np.ndarray | Converted
 def check_matrix(X: Any, name: str = "X", **params: int) -> np.ndarray:
     """Rows that no estimator sees; further parameters are those of check_array."""
     _refuse_masked(X, name)
-    X = check_array(
-        X, dtype="numeric", input_name=name, ensure_all_finite=False, **params
-    )
+    X = check_array(X, dtype=None, input_name=name, ensure_all_finite=False, **params)
     _check_dtype(X, name)
     return check_array(X, dtype=[np.float64, np.float32], input_name=name, **params)
 
@@ -124,8 +122,8 @@ def _refuse_collections(X: Any) -> None:
 
 
 def _check_dtype(X: np.ndarray, name: str) -> None:
-    """Refuse dates, which NumPy would count in their units."""
-    if X.dtype.kind not in "biuf":
+    """Refuse text, and dates, which NumPy would count in their units."""
+    if X.dtype.kind not in "biufO":
         raise ValueError(
             f"{name} has dtype={X.dtype}, which should be numbers. Give embeddings."
         )

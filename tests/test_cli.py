@@ -560,7 +560,7 @@ def test_usage_errors_are_one_line(folder, capsys, line, message):
         ("export X.npy --out a.json", "ids have shape=(600, 24) and dtype=float32"),
         ("export i.npy --out v.txt --format vocabulary", "Give --codebook-sizes"),
         ("export i.npy --out a.txt --format token-ids --codebook-sizes 8,8", "columns"),
-        ("compare plain X.npy", "codes have dtype=float32"),
+        ("compare plain X.npy", "new have dtype=float32"),
         ("report new.npy --model plain --titles titles.json", "has 600 titles, which"),
         ("report X.npy --model plain --titles X.npy", "X.npy should be text in UTF-8"),
         ("report X.npy --model plain --out a.pdf", "should end in one of .html"),

@@ -765,7 +765,7 @@ OF_ROWS |= {
         ([[0.0, 1], [1e200, 2], [3, 4]], r"X has values up to 1e\+200 in size, which"),
         ([1.0, 2.0, 3.0], "Expected 2D array, got 1D array"),
         (np.empty((0, 2)), "Found array with 0 sample"),
-        ([["a"], ["b"], ["c"]], "could not convert string to float"),
+        ([["a"], ["b"], ["c"]], "X has dtype=<U1, which should be numbers"),
     ],
 )
 def test_bad_rows_are_named(name, X, message):

@@ -52,6 +52,6 @@ def test_a_callback_can_stop_the_training(X):
 def test_callbacks_are_closed_after_an_error(X):
     record = Record()
     rq = RQKMeans((4, 4)).set_callbacks(record)
-    with pytest.raises(ValueError, match="contains NaN"):
+    with pytest.raises(ValueError, match=r"X\[0, 0\]=NaN should be"):
         rq.fit(X * float("nan"))
     assert not record.open

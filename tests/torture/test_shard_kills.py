@@ -125,7 +125,7 @@ def test_memory_does_not_grow_with_the_table(tmp_path, rounds, figure):
     joblib.dump(model.fit(X[:2000]), tmp_path / "model")
     first = write_table(tmp_path / "first", X, 1)
     peaks, sizes = [], []
-    for name, n_copies in (("small", rounds(2, 20)), ("large", rounds(10, 60))):
+    for name, n_copies in (("small", rounds(2, 20)), ("large", rounds(30, 60))):
         table = write_table(tmp_path / name, np.tile(X, (n_copies, 1)), 1)
         sizes.append(sum(path.stat().st_size for path in table.iterdir()) / 2**20)
         paths = map(str, (tmp_path / "model", first, table, tmp_path / f"{name}-codes"))
@@ -137,7 +137,7 @@ def test_memory_does_not_grow_with_the_table(tmp_path, rounds, figure):
             check=True,
         )
         peaks.append(float(result.stdout))
-    assert peaks[1] < peaks[0] + 25
+    assert peaks[1] < peaks[0] + (sizes[1] - sizes[0]) / 3
     figure(
         "shard runner: memory",
         f"{sizes[0]:.0f} MiB of Parquet in one row group: {peaks[0]:.0f} MiB beyond a "
