@@ -31,9 +31,9 @@ class DaskRQKMeans(BaseEstimator):
     Codebooks, prices, codes and IDs are those of :class:`~sk_rqkplus.RQKMeans` fitted
     on the same rows, to the last bit, whatever the partitions and the workers.
 
-    Parameters are those of :class:`~sk_rqkplus.RQKMeans`, which see. Nothing is
-    remembered of the fitted rows, so that ``store_catalogue`` has no effect: the IDs of
-    a collection are unique within it.
+    Parameters are those of :class:`~sk_rqkplus.RQKMeans`, which see; ``device`` is
+    "auto" or "cpu". Nothing is remembered of the fitted rows, so that
+    ``store_catalogue`` has no effect: the IDs of a collection are unique within it.
 
     Attributes
     ----------

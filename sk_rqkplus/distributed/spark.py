@@ -34,8 +34,9 @@ class SparkRQKMeans(BaseEstimator):
     Codebooks, codes and IDs are those of :class:`~sk_rqkplus.RQKMeans` fitted on the
     same rows in the order of their keys, whatever the number of partitions.
 
-    Parameters are those of :class:`~sk_rqkplus.RQKMeans`, which see. Nothing is
-    remembered of the fitted rows: IDs are unique within the table of a call.
+    Parameters are those of :class:`~sk_rqkplus.RQKMeans`, which see; ``device`` is
+    "auto" or "cpu". Nothing is remembered of the fitted rows, so that
+    ``store_catalogue`` has no effect: IDs are unique within the table of a call.
 
     Attributes
     ----------
