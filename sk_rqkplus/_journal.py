@@ -129,7 +129,7 @@ class Book:
         found: list[Any] = []
         damaged: dict[str, Exception] = {}
         for name in SLOTS:
-            if not (self.folder / name / MANIFEST).exists():
+            if not (inside(self.folder, name) / MANIFEST).exists():
                 continue
             remove_left_behind(self.folder / name)
             try:
@@ -356,6 +356,17 @@ def describe(value: Any) -> Any:
         return {"class": type(value).__name__, **describe_params(value)}
     named = value if hasattr(value, "__qualname__") else type(value)
     return f"{named.__module__}.{named.__qualname__}"
+
+
+def inside(folder: str | PathLike, name: str) -> Path:
+    """Folder in a checkpoint directory, whoever made that: it leads nowhere else."""
+    path = Path(folder) / name
+    if path.is_symlink():
+        raise ValueError(
+            f"checkpoint_dir={str(folder)!r} has a link, {name!r}, which should be a "
+            "folder of a fit. Remove it."
+        )
+    return path
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """RQKMeansPlus: RQ-KMeans codebooks, fine-tuned inside a residual autoencoder."""
 
 from os import PathLike
-from pathlib import Path
 
 import numpy as np
 from sklearn.base import clone
@@ -11,6 +10,7 @@ from sk_rqkplus._autoencoder import BaseAutoencoder
 from sk_rqkplus._base import NON_NEGATIVE
 from sk_rqkplus._codebook_files import read_codebooks
 from sk_rqkplus._compat import HasMethods, StrOptions
+from sk_rqkplus._journal import inside
 from sk_rqkplus._networks import MLP, ResidualMLP
 from sk_rqkplus._rqkmeans import RQKMeans
 
@@ -471,7 +471,7 @@ class RQKMeansPlus(BaseAutoencoder):
         taken = template.get_params(deep=False).get("checkpoint_dir", self)
         if journal.book is None or taken is not None:
             return {}
-        folder = Path(self.checkpoint_dir) / "rqkmeans"
+        folder = inside(self.checkpoint_dir, "rqkmeans")
         return {"checkpoint_dir": str(folder), "resume": journal.goes_on}
 
     def _check_first_stage(self, first, X, sizes):
