@@ -1,7 +1,6 @@
 """What RQKMeansPlus and RQVAE share: training from a start to the best epoch."""
 
 import copy
-import warnings
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -50,6 +49,7 @@ from sk_rqkplus._training import (
     make_accelerator,
 )
 from sk_rqkplus._training_state import take_up, training_state
+from sk_rqkplus._warn import warn
 
 # Prices of balanced levels are found on at most so many rows, and epochs are scored on
 # at most so many.
@@ -612,10 +612,9 @@ class BaseAutoencoder(BaseQuantizer):
         if self.best_epoch_ == 0 and self.max_epochs > 0:
             name, higher = self._resolve_monitor()
             start = "the model is as it was" if trained_before else self._epoch_0
-            warnings.warn(
+            warn(
                 f"no epoch had a {'higher' if higher else 'lower'} {name} than epoch "
-                f"0: {start}. Raise max_epochs, change lr, or do without the training.",
-                stacklevel=5,
+                f"0: {start}. Raise max_epochs, change lr, or do without the training."
             )
 
     def _balanced_levels(self):

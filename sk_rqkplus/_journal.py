@@ -10,7 +10,6 @@ import copy
 import json
 import re
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike, fspath
@@ -30,6 +29,7 @@ from sk_rqkplus._store import (
     remove_left_behind,
     write_store,
 )
+from sk_rqkplus._warn import warn
 
 Result = TypeVar("Result")
 Fields = dict[str, Any]
@@ -111,10 +111,9 @@ class Book:
         if not found:
             return None
         if damaged:
-            warnings.warn(
+            warn(
                 f"checkpoint_dir={str(self.folder)!r} has a damaged state: the fit "
-                f"goes on from the one before it. {what}",
-                stacklevel=7,
+                f"goes on from the one before it. {what}"
             )
             self._give_up(damaged)
         self.goes_on = True

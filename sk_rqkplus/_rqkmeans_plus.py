@@ -1,6 +1,6 @@
 """RQKMeansPlus: RQ-KMeans codebooks, fine-tuned inside a residual autoencoder."""
 
-from os import PathLike
+from os import PathLike, fspath
 
 import numpy as np
 from sklearn.base import clone
@@ -278,6 +278,7 @@ class RQKMeansPlus(BaseAutoencoder):
     """
 
     _parts = (RQKMeans,)
+    _how_to_need_less = "Give rqkmeans=RQKMeans(max_samples=...), or fit on fewer rows."
     _fitted_attributes = (*BaseAutoencoder._fitted_attributes, "rqkmeans_")
     _parameter_constraints: dict = {
         **BaseAutoencoder._parameter_constraints,
@@ -453,7 +454,7 @@ class RQKMeansPlus(BaseAutoencoder):
                 template.set_params(random_state=seed)
             folder = self._first_folder(template, journal)
             template.set_params(**folder)
-            first = check_memory(self.memory).cache(_fit_first_stage)(template, X)
+            first = self._cache().cache(_fit_first_stage)(template, X)
             if folder:
                 first.set_params(checkpoint_dir=None, resume=False)
         if hasattr(first, "fit"):
@@ -465,6 +466,11 @@ class RQKMeansPlus(BaseAutoencoder):
             prices = [np.zeros(len(book)) for book in books]
             self.rqkmeans_, self.mean_ = None, np.zeros(X.shape[1], dtype=X.dtype)
         return books, prices
+
+    def _cache(self):
+        """Memory of joblib, which knows a folder as a string only."""
+        is_path = isinstance(self.memory, PathLike)
+        return check_memory(fspath(self.memory) if is_path else self.memory)
 
     def _first_folder(self, template, journal):
         """Parameters by which the first stage has a folder inside that of the fit."""

@@ -309,8 +309,11 @@ def test_a_damaged_state_leaves_the_one_before_it(X, tmp_path, monkeypatch, eage
         with pytest.raises(Broken, match="after a write"):
             RQKMeans((8, 8), **params).fit(X)
     damage(last_state(tmp_path))
-    with pytest.warns(UserWarning, match="has a damaged state: the fit goes on from"):
+    with pytest.warns(
+        UserWarning, match="has a damaged state: the fit goes on from"
+    ) as found:
         again = RQKMeans((8, 8), resume=True, **params).fit(X)
+    assert found[0].filename == __file__
     assert_same_model(again, whole)
     for state in tmp_path.glob("fit-state-*"):
         damage(state)
