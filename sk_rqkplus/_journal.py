@@ -274,6 +274,8 @@ def keep_journal(
         folder.mkdir(parents=True, exist_ok=True)
     with only_writer(folder, "checkpoint_dir"):
         owner = {
+            # A store takes older versions; a fit that changed cannot.
+            "format": VERSION,
             "class": type(estimator).__name__,
             "params": describe_params(estimator),
             "device": table.device.type,

@@ -471,6 +471,14 @@ def test_an_extra_last_evaluation_is_no_place_to_go_on_from(X, tmp_path):
     assert_same_model(again, model)
 
 
+def test_a_fit_of_another_format_does_not_go_on(X, tmp_path, monkeypatch):
+    params = {"checkpoint_dir": tmp_path, "random_state": 0}
+    RQKMeans((8, 8), **params).fit(X)
+    monkeypatch.setattr(_journal, "VERSION", 2)
+    with pytest.raises(ValueError, match="format=1, which should equal format=2 to go"):
+        RQKMeans((8, 8), resume=True, **params).fit(X)
+
+
 @pytest.mark.parametrize("resume", [False, True])
 @pytest.mark.parametrize("name", ["fit-state-0", "fit-state-1", "rqkmeans"])
 def test_links_in_a_directory_are_not_followed(X, tmp_path, name, resume):
