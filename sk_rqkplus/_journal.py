@@ -272,6 +272,11 @@ def keep_journal(
     folder = Path(estimator.checkpoint_dir)
     with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
+    if (folder / MANIFEST).exists():
+        raise ValueError(
+            f"checkpoint_dir={str(folder)!r} holds a saved model, which would no "
+            "longer load, and should be a directory of the fit alone. Give another one."
+        )
     with only_writer(folder, "checkpoint_dir"):
         owner = {
             # A store takes older versions; a fit that changed cannot.

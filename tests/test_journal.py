@@ -471,6 +471,13 @@ def test_an_extra_last_evaluation_is_no_place_to_go_on_from(X, tmp_path):
     assert_same_model(again, model)
 
 
+def test_the_folder_of_a_model_is_no_place_for_a_fit(X, fitted, tmp_path):
+    fitted.save(tmp_path)
+    with pytest.raises(ValueError, match="holds a saved model, which would no longer"):
+        RQKMeans((8, 8), checkpoint_dir=tmp_path).fit(X)
+    assert_array_equal(RQKMeans.load(tmp_path).predict(X), fitted.ids_)
+
+
 def test_a_fit_of_another_format_does_not_go_on(X, tmp_path, monkeypatch):
     params = {"checkpoint_dir": tmp_path, "random_state": 0}
     RQKMeans((8, 8), **params).fit(X)
