@@ -408,8 +408,8 @@ class RQKMeansPlus(BaseAutoencoder):
         return self._make_module(encoder, decoder, books, prices)
 
     def _take_over(self, *args):
-        super()._take_over(*args)
         self.rqkmeans_ = None
+        super()._take_over(*args)
 
     def _first_stage(self, sizes):
         """The first stage, not fitted."""
