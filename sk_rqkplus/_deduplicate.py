@@ -17,13 +17,12 @@ from sk_rqkplus._groups import (
     stable_sort,
 )
 from sk_rqkplus._keys import as_keys, key_order
-from sk_rqkplus._threads import map_chunks
+from sk_rqkplus._threads import run_chunks
 
 # Distances of many small groups are asked for at a time, in tables of so many values.
-BATCH_VALUES = 2**22
-# Groups of up to so many items are solved all at once, larger ones by threads that
-# take so many rows at a time.
-SMALL, CHUNK_ROWS = 3, 1024
+BATCH_VALUES = 2**20
+# Groups of up to so many items are solved all at once.
+SMALL = 3
 
 LastDistances = Callable[[np.ndarray], np.ndarray]
 
@@ -57,7 +56,8 @@ def deduplicate(
 
     distances : callable, optional
         Maps an array of m row numbers to the (m, codebook_size) squared distances of
-        these rows to the last-level codewords. Needed by ``"reassign"``.
+        these rows to the last-level codewords. Needed by ``"reassign"``, which calls it
+        in several threads at a time.
 
     taken : ndarray of shape (n_taken, n_levels + 1), int, optional
         IDs that are given already.
@@ -200,7 +200,8 @@ def _reassign(
     free = codebook_size - np.bincount(used_group, minlength=n_groups)
     fits = rank_within(group) < free[group]
     rows, group = rows[fits], group[fits]
-    for batch in _batches(group, max(1, BATCH_VALUES // codebook_size)):
+
+    def spread(batch: slice) -> None:
         table = _ask(distances, rows[batch], codebook_size)
         first, last = group[batch.start], group[batch.stop - 1]
         used = slice(*np.searchsorted(used_group, [first, last + 1]))
@@ -211,6 +212,10 @@ def _reassign(
             table = table.copy()
             table[ranges(start, stop), columns] = np.inf
         codes[rows[batch], -1] = _assign(table, group[batch])
+
+    # scipy lets other threads run while it solves a problem.
+    batches = list(_batches(group, max(1, BATCH_VALUES // codebook_size)))
+    deque(run_chunks(spread, batches), maxlen=0)
     return codes
 
 
@@ -262,16 +267,9 @@ def _assign(table: np.ndarray, group: np.ndarray) -> np.ndarray:
         if len(rows):
             column[rows] = assign_small(table[rows])
     large = sizes > SMALL
-    starts, sizes = starts[large], sizes[large]
-
-    def assign_large(chunk: slice) -> None:
-        """Solve the groups that begin in a chunk of rows; scipy lets threads run."""
-        some = slice(*np.searchsorted(starts, [chunk.start, chunk.stop]))
-        for start, size in zip(starts[some], sizes[some], strict=True):
-            rows = slice(start, start + size)
-            column[rows] = linear_sum_assignment(table[rows])[1]
-
-    deque(map_chunks(assign_large, len(table), CHUNK_ROWS), maxlen=0)
+    for start, size in zip(starts[large], sizes[large], strict=True):
+        rows = slice(start, start + size)
+        column[rows] = linear_sum_assignment(table[rows])[1]
     return column
 
 
