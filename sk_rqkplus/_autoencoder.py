@@ -1,7 +1,6 @@
 """What RQKMeansPlus and RQVAE share: training from a start to the best epoch."""
 
 import copy
-import warnings
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +29,7 @@ from sk_rqkplus._callbacks import (
 from sk_rqkplus._checkpoints import Checkpoints, Snapshot, read_checkpoint
 from sk_rqkplus._compat import Interval, StrOptions, _fit_context
 from sk_rqkplus._extras import require
+from sk_rqkplus._fitted import check_fitted, is_integer
 from sk_rqkplus._groups import as_array
 from sk_rqkplus._journal import NO_JOURNAL, keep_journal
 from sk_rqkplus._lloyd import balance_prices, bytes_to_fit, count_distinct
@@ -50,10 +50,13 @@ from sk_rqkplus._training import (
     make_accelerator,
 )
 from sk_rqkplus._training_state import take_up, training_state
+from sk_rqkplus._warn import warn
 
 # Prices of balanced levels are found on at most so many rows, and epochs are scored on
 # at most so many.
 PRICE_ROWS, SCORED_ROWS = 2**17, 2**16
+# A file that claims more would fill the memory with its history.
+MAX_EPOCH = 10**6
 # What decides about the best epoch, and whether higher is better.
 MONITORS = {
     "reconstruction_error": False,
@@ -612,10 +615,9 @@ class BaseAutoencoder(BaseQuantizer):
         if self.best_epoch_ == 0 and self.max_epochs > 0:
             name, higher = self._resolve_monitor()
             start = "the model is as it was" if trained_before else self._epoch_0
-            warnings.warn(
+            warn(
                 f"no epoch had a {'higher' if higher else 'lower'} {name} than epoch "
-                f"0: {start}. Raise max_epochs, change lr, or do without the training.",
-                stacklevel=5,
+                f"0: {start}. Raise max_epochs, change lr, or do without the training."
             )
 
     def _balanced_levels(self):
@@ -742,6 +744,12 @@ class BaseAutoencoder(BaseQuantizer):
                 raise ValueError(
                     f"{origin} has NaN or infinite values, which should be finite."
                 )
+        epoch = figures["epoch"]
+        if not is_integer(epoch) or epoch > MAX_EPOCH:
+            raise ValueError(
+                f"{origin} has epoch={epoch!r}, which should be an integer from 0 to "
+                f"{MAX_EPOCH}."
+            )
         vars(self).pop("feature_names_in_", None)
         self.mean_, self.n_features_in_ = mean, len(mean)
         self._adopt(snapshot)
@@ -751,11 +759,17 @@ class BaseAutoencoder(BaseQuantizer):
             raise ValueError(
                 f"{origin} has other networks than this estimator: {error}"
             ) from error
-        self.best_epoch_ = self.n_iter_ = figures["epoch"]
+        self.best_epoch_ = self.n_iter_ = epoch
         self.history_ = [{"epoch": epoch} for epoch in range(self.n_iter_)] + [figures]
         self._n_features_out = len(sizes)
         self._forget_rows()
         self.fingerprint_ = self._fingerprint()
+        try:
+            check_fitted(self)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"{origin} should hold a model as a fit makes it, but {error}."
+            ) from error
         if X is not None:
             X = self._validate(X)
             self._publish(X, self._encode(X))

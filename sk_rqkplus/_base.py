@@ -59,11 +59,12 @@ class BaseQuantizer(
 
     A subclass publishes ``mean_``, ``codebooks_`` and ``prices_`` in ``fit`` and then
     calls :meth:`_publish`. It may override ``_latent`` and ``_decoder``. All that a fit
-    may set is in ``_fitted_attributes``, and estimators that may be parts of it are in
-    ``_parts``.
+    may set is in ``_fitted_attributes``, estimators that may be parts of it are in
+    ``_parts``, and what to do where memory is short in ``_how_to_need_less``.
     """
 
     _parts: tuple = ()
+    _how_to_need_less = "Fit on fewer rows."
     _fitted_attributes: tuple = (
         "_n_features_out",
         "_sklearn_output_config",
@@ -371,8 +372,7 @@ class BaseQuantizer(
 
     def _check_memory(self, X, needed):
         """Refuse a fit that needs more memory than there is, before it begins."""
-        advice = "Set max_samples, which fits on a part of the rows, or fit on fewer."
-        check_memory(needed, len(X), self._resolve_device(), advice)
+        check_memory(needed, len(X), self._resolve_device(), self._how_to_need_less)
 
     @contextmanager
     def _all_or_nothing(self):

@@ -1,11 +1,12 @@
 """What happens around the steps of the training loop, as callbacks of skorch."""
 
-import warnings
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from skorch.callbacks import Callback, LRScheduler
+
+from sk_rqkplus._warn import warn
 
 # Step of the prices between two evaluations, over the mean squared norm of codewords.
 PRICE_STEP = 0.02
@@ -200,12 +201,11 @@ class WarnOfCollapse:
             return
         self.warned = True
         level = fallen[0]
-        warnings.warn(
+        warn(
             f"level {level} collapses: its perplexity={perplexity[level]:.1f} at epoch "
             f"{figures['epoch']} should stay above half of the {self.first[level]:.1f} "
             "it started with. Lower lr or beta, balance the level, or set "
-            "sinkhorn_epsilon.",
-            stacklevel=3,
+            "sinkhorn_epsilon."
         )
 
 

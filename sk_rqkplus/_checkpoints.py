@@ -172,7 +172,10 @@ def read_checkpoint(path: str | PathLike) -> tuple[Snapshot, np.ndarray, dict]:
             arrays = {key: file.get_tensor(key) for key in file.keys()}
         if checksum != _sha256(arrays, text):
             raise ValueError("its content has another checksum.")
-        return split_state(arrays), arrays["mean"], json.loads(text)
+        figures = json.loads(text)
+        if not isinstance(figures, dict) or "epoch" not in figures:
+            raise ValueError("it has no epoch.")
+        return split_state(arrays), arrays["mean"], figures
     except (SafetensorError, KeyError, OSError, ValueError) as error:
         if isinstance(error, FileNotFoundError):
             raise

@@ -77,6 +77,7 @@ def fit(args: Namespace) -> None:
     estimator = _estimator(kind, args, verbose=1)
     # Before the fit, which would be lost.
     check_savable(estimator, estimator._classes())
+    _check_apart(args.model, estimator.checkpoint_dir)
     X, item_ids = _embeddings(args)
     if item_ids is not None and not estimator.store_catalogue:
         raise ValueError(
@@ -89,6 +90,18 @@ def fit(args: Namespace) -> None:
     save_model(estimator, args.model)
     print(_figures(estimator, X))
     print(f"Model: {args.model}")
+
+
+def _check_apart(model: Path, checkpoint_dir: str | None) -> None:
+    """Refuse states of a fit in the folder of the model, which has its own files."""
+    if checkpoint_dir is None:
+        return
+    states = Path(checkpoint_dir).resolve()
+    if model.resolve() in (states, *states.parents):
+        raise ValueError(
+            f"--checkpoint-dir {checkpoint_dir} should not be in --model {model}, "
+            "which has no other files. Give a folder beside it."
+        )
 
 
 def encode(args: Namespace) -> None:

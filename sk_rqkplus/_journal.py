@@ -10,7 +10,6 @@ import copy
 import json
 import re
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike, fspath
@@ -30,6 +29,7 @@ from sk_rqkplus._store import (
     remove_left_behind,
     write_store,
 )
+from sk_rqkplus._warn import warn
 
 Result = TypeVar("Result")
 Fields = dict[str, Any]
@@ -111,10 +111,9 @@ class Book:
         if not found:
             return None
         if damaged:
-            warnings.warn(
+            warn(
                 f"checkpoint_dir={str(self.folder)!r} has a damaged state: the fit "
-                f"goes on from the one before it. {what}",
-                stacklevel=7,
+                f"goes on from the one before it. {what}"
             )
             self._give_up(damaged)
         self.goes_on = True
@@ -129,7 +128,7 @@ class Book:
         found: list[Any] = []
         damaged: dict[str, Exception] = {}
         for name in SLOTS:
-            if not (self.folder / name / MANIFEST).exists():
+            if not (inside(self.folder, name) / MANIFEST).exists():
                 continue
             remove_left_behind(self.folder / name)
             try:
@@ -273,8 +272,15 @@ def keep_journal(
     folder = Path(estimator.checkpoint_dir)
     with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
+    if (folder / MANIFEST).exists():
+        raise ValueError(
+            f"checkpoint_dir={str(folder)!r} holds a saved model, which would no "
+            "longer load, and should be a directory of the fit alone. Give another one."
+        )
     with only_writer(folder, "checkpoint_dir"):
         owner = {
+            # A store takes older versions; a fit that changed cannot.
+            "format": VERSION,
             "class": type(estimator).__name__,
             "params": describe_params(estimator),
             "device": table.device.type,
@@ -356,6 +362,17 @@ def describe(value: Any) -> Any:
         return {"class": type(value).__name__, **describe_params(value)}
     named = value if hasattr(value, "__qualname__") else type(value)
     return f"{named.__module__}.{named.__qualname__}"
+
+
+def inside(folder: str | PathLike, name: str) -> Path:
+    """Folder in a checkpoint directory, whoever made that: it leads nowhere else."""
+    path = Path(folder) / name
+    if path.is_symlink():
+        raise ValueError(
+            f"checkpoint_dir={str(folder)!r} has a link, {name!r}, which should be a "
+            "folder of a fit. Remove it."
+        )
+    return path
 
 
 @contextmanager

@@ -106,12 +106,21 @@ def _control_groups(root: Path) -> Iterator[int]:
             limit = _number(group / f"memory.{most}")
             usage = _number(group / f"memory.{used}")
             if limit is not None and usage is not None and limit < NO_LIMIT:
-                # Pages of files that nobody uses are given back.
-                stat = _fields(group / "memory.stat")
-                idle = stat.get("total_inactive_file", stat.get("inactive_file", 0))
-                yield limit - usage + idle
+                yield limit - usage + _pages_of_files(group)
             if group == folder:
                 break
+
+
+def _pages_of_files(group: Path) -> int:
+    """What a control group gives back when memory is short.
+
+    Pages of a file that is read twice, as a fit reads one, are active.
+    """
+    stat = _fields(group / "memory.stat")
+    return sum(
+        stat.get(f"total_{kind}_file", stat.get(f"{kind}_file", 0))
+        for kind in ("active", "inactive")
+    )
 
 
 def _number(path: Path) -> int | None:

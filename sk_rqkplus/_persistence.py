@@ -118,6 +118,9 @@ class Packer:
             for name, value in vars(estimator).items()
             if name not in estimator._get_param_names()
         }
+        if attributes.keys() <= {"_sklearn_output_config"}:
+            # Of a part that was never fitted: what it would return, nobody asks.
+            attributes = {}
         unknown = sorted(attributes.keys() - set(estimator._fitted_attributes))
         if unknown:
             name = ".".join([*path, unknown[0]])

@@ -196,6 +196,9 @@ class RQKMeans(BaseQuantizer):
     array([ 0.,  1., 10., 11.])
     """
 
+    _how_to_need_less = (
+        "Set max_samples, which fits on a part of the rows, or fit on fewer."
+    )
     _fitted_attributes = (*BaseQuantizer._fitted_attributes, "duality_gap_")
     _parameter_constraints: dict = {
         **BaseQuantizer._parameter_constraints,

@@ -1,7 +1,6 @@
 """RQKMeansPlus: RQ-KMeans codebooks, fine-tuned inside a residual autoencoder."""
 
-from os import PathLike
-from pathlib import Path
+from os import PathLike, fspath
 
 import numpy as np
 from sklearn.base import clone
@@ -11,6 +10,7 @@ from sk_rqkplus._autoencoder import BaseAutoencoder
 from sk_rqkplus._base import NON_NEGATIVE
 from sk_rqkplus._codebook_files import read_codebooks
 from sk_rqkplus._compat import HasMethods, StrOptions
+from sk_rqkplus._journal import inside
 from sk_rqkplus._networks import MLP, ResidualMLP
 from sk_rqkplus._rqkmeans import RQKMeans
 
@@ -278,6 +278,7 @@ class RQKMeansPlus(BaseAutoencoder):
     """
 
     _parts = (RQKMeans,)
+    _how_to_need_less = "Give rqkmeans=RQKMeans(max_samples=...), or fit on fewer rows."
     _fitted_attributes = (*BaseAutoencoder._fitted_attributes, "rqkmeans_")
     _parameter_constraints: dict = {
         **BaseAutoencoder._parameter_constraints,
@@ -407,8 +408,8 @@ class RQKMeansPlus(BaseAutoencoder):
         return self._make_module(encoder, decoder, books, prices)
 
     def _take_over(self, *args):
-        super()._take_over(*args)
         self.rqkmeans_ = None
+        super()._take_over(*args)
 
     def _first_stage(self, sizes):
         """The first stage, not fitted."""
@@ -453,7 +454,7 @@ class RQKMeansPlus(BaseAutoencoder):
                 template.set_params(random_state=seed)
             folder = self._first_folder(template, journal)
             template.set_params(**folder)
-            first = check_memory(self.memory).cache(_fit_first_stage)(template, X)
+            first = self._cache().cache(_fit_first_stage)(template, X)
             if folder:
                 first.set_params(checkpoint_dir=None, resume=False)
         if hasattr(first, "fit"):
@@ -466,12 +467,17 @@ class RQKMeansPlus(BaseAutoencoder):
             self.rqkmeans_, self.mean_ = None, np.zeros(X.shape[1], dtype=X.dtype)
         return books, prices
 
+    def _cache(self):
+        """Memory of joblib, which knows a folder as a string only."""
+        is_path = isinstance(self.memory, PathLike)
+        return check_memory(fspath(self.memory) if is_path else self.memory)
+
     def _first_folder(self, template, journal):
         """Parameters by which the first stage has a folder inside that of the fit."""
         taken = template.get_params(deep=False).get("checkpoint_dir", self)
         if journal.book is None or taken is not None:
             return {}
-        folder = Path(self.checkpoint_dir) / "rqkmeans"
+        folder = inside(self.checkpoint_dir, "rqkmeans")
         return {"checkpoint_dir": str(folder), "resume": journal.goes_on}
 
     def _check_first_stage(self, first, X, sizes):

@@ -177,3 +177,26 @@ def test_checkpoints_do_not_change_the_fit(X, tmp_path):
             )
             fits.append(model.fit(X))
     assert fits[0].history_ == fits[1].history_
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda model, figures: model.prices[0].fill(np.nan), "prices_ is not what"),
+        (lambda model, figures: setattr(model, "unit", -1.0), "unit_ is not what"),
+        (lambda model, figures: model.prices.reverse(), "prices_ is not what"),
+        (lambda model, figures: figures.update(epoch=10**9), "epoch=1000000000, which"),
+        (lambda model, figures: figures.pop("epoch"), "it has no epoch"),
+    ],
+)
+def test_a_checkpoint_signed_by_others_is_checked(X, tmp_path, change, message):
+    model = RQKMeansPlus((3, 4), max_epochs=0, checkpoint_dir=tmp_path, random_state=0)
+    model.fit(X)
+    path = tmp_path / "epoch_00000.safetensors"
+    found, mean, row = read_checkpoint(path)
+    change(found, row)
+    write_checkpoint(path, found, mean, row)
+    ids = model.ids_
+    with pytest.raises(ValueError, match=message):
+        model.restore(path)
+    assert model.ids_ is ids

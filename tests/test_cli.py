@@ -127,6 +127,14 @@ def test_a_fit_goes_on_from_its_directory(files, monkeypatch, capsys):
     assert "has a fit with tol=0.001, which should equal" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("place", ["model", "model/state"])
+def test_states_of_a_fit_are_kept_apart_from_the_model(files, capsys, place):
+    options = ["--estimator", "rqkmeans", "--checkpoint-dir", str(files / place)]
+    assert fit(files, *options, *SMALL) == 2
+    assert "should not be in --model" in capsys.readouterr().err
+    assert not (files / "model").exists()
+
+
 def test_nothing_is_overwritten_without_force(files, capsys):
     small = ["--estimator", "rqkmeans", *SMALL]
     assert fit(files, *small) == 0

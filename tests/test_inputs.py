@@ -91,6 +91,32 @@ def test_the_warning_points_here(holed, recwarn):
     assert [warning.filename for warning in recwarn] == [__file__] * 4
 
 
+@pytest.mark.parametrize("fit", ["fit", "fit_predict"])
+def test_warnings_of_a_training_point_here(X, fit, tmp_path, recwarn):
+    first = RQKMeans(max_samples=20, random_state=0)
+    model = RQKMeansPlus(
+        (8, 30),
+        rqkmeans=first,
+        memory=tmp_path,
+        balance="none",
+        monitor="collision_rate",
+        lr=1e-12,
+        max_epochs=1,
+        augment="none",
+        random_state=0,
+    )
+    getattr(model, fit)(X)
+    assert [str(w.message).split()[0] for w in recwarn] == ["codebook_sizes=(8,", "no"]
+    assert [warning.filename for warning in recwarn] == [__file__] * 2
+
+
+def test_code_without_a_module_is_warned(holed):
+    names = {"zero": RQKMeans((4,), nan_policy="zero"), "X": holed}
+    with pytest.warns(UserWarning, match="values in .* of its") as found:
+        exec("zero.fit(X)", names)
+    assert found[0].filename == "<string>"
+
+
 @pytest.mark.parametrize("policy", ["raise", "zero"])
 def test_the_tag_follows_the_policy(policy):
     tags = RQKMeans(nan_policy=policy).__sklearn_tags__()

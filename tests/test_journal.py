@@ -39,7 +39,7 @@ def break_after(monkeypatch, n_writes):
     def counted(self):
         write(self)
         if next(count) == n_writes:
-            raise Broken
+            raise Broken("after a write")
 
     monkeypatch.setattr(Book, "write", counted)
     return write
@@ -273,7 +273,7 @@ def test_what_was_drawn_is_known(X, tmp_path, monkeypatch, random_state):
 
     with monkeypatch.context() as patch:
         break_after(patch, 2)
-        with pytest.raises(Broken):
+        with pytest.raises(Broken, match="after a write"):
             make("one").fit(X)
     shutil.copytree(tmp_path / "one", tmp_path / "other")
     before = check_random_state(None).get_state()[1].copy()
@@ -306,11 +306,14 @@ def test_a_damaged_state_leaves_the_one_before_it(X, tmp_path, monkeypatch, eage
     whole = RQKMeans((8, 8), random_state=0).fit(X)
     with monkeypatch.context() as patch:
         break_after(patch, 6)
-        with pytest.raises(Broken):
+        with pytest.raises(Broken, match="after a write"):
             RQKMeans((8, 8), **params).fit(X)
     damage(last_state(tmp_path))
-    with pytest.warns(UserWarning, match="has a damaged state: the fit goes on from"):
+    with pytest.warns(
+        UserWarning, match="has a damaged state: the fit goes on from"
+    ) as found:
         again = RQKMeans((8, 8), resume=True, **params).fit(X)
+    assert found[0].filename == __file__
     assert_same_model(again, whole)
     for state in tmp_path.glob("fit-state-*"):
         damage(state)
@@ -466,3 +469,31 @@ def test_an_extra_last_evaluation_is_no_place_to_go_on_from(X, tmp_path):
         model = training(RQVAE, **params).fit(X)
         again = training(RQVAE, resume=True, **params).fit(X)
     assert_same_model(again, model)
+
+
+def test_the_folder_of_a_model_is_no_place_for_a_fit(X, fitted, tmp_path):
+    fitted.save(tmp_path)
+    with pytest.raises(ValueError, match="holds a saved model, which would no longer"):
+        RQKMeans((8, 8), checkpoint_dir=tmp_path).fit(X)
+    assert_array_equal(RQKMeans.load(tmp_path).predict(X), fitted.ids_)
+
+
+def test_a_fit_of_another_format_does_not_go_on(X, tmp_path, monkeypatch):
+    params = {"checkpoint_dir": tmp_path, "random_state": 0}
+    RQKMeans((8, 8), **params).fit(X)
+    monkeypatch.setattr(_journal, "VERSION", 2)
+    with pytest.raises(ValueError, match="format=1, which should equal format=2 to go"):
+        RQKMeans((8, 8), resume=True, **params).fit(X)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("name", ["fit-state-0", "fit-state-1", "rqkmeans"])
+def test_links_in_a_directory_are_not_followed(X, tmp_path, name, resume):
+    model = RQKMeans((8, 8), random_state=0).fit(X)
+    model.save(tmp_path / "model")
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / name).symlink_to(tmp_path / "model")
+    params = {"checkpoint_dir": tmp_path / "checkpoints", "resume": resume}
+    with pytest.raises(ValueError, match=f"has a link, '{name}', which should be"):
+        training(RQKMeansPlus, max_epochs=1, **params).fit(X)
+    assert_array_equal(RQKMeans.load(tmp_path / "model").predict(X), model.ids_)

@@ -66,9 +66,9 @@ def test_the_tightest_control_group_counts(system, line, folder, names):
         f"{folder}/jobs/one/{used}": "1000\n",
         f"{folder}/jobs/{most}": "1500000\n",
         f"{folder}/jobs/{used}": "1000000\n",
-        f"{folder}/jobs/memory.stat": "anon 5\ninactive_file 250000\n",
+        f"{folder}/jobs/memory.stat": "anon 5\ninactive_file 250000\nactive_file 40\n",
     }
-    assert system(files) == 1_500_000 - 1_000_000 + 250_000
+    assert system(files) == 1_500_000 - 1_000_000 + 250_040
 
 
 def test_a_group_that_is_over_its_limit_leaves_nothing(system):
@@ -96,6 +96,13 @@ def test_the_system_of_this_test_has_memory():
     assert found is None or found > 10 * MB
 
 
+ADVICE = {
+    RQKMeans: "Set max_samples, which",
+    RQKMeansPlus: "Give rqkmeans=RQKMeans\\(max_samples=...\\), or fit on fewer rows",
+    RQVAE: "Fit on fewer rows",
+}
+
+
 @pytest.mark.parametrize(
     "est",
     [
@@ -110,7 +117,7 @@ def test_a_fit_that_does_not_fit_is_refused_before_it_begins(X, est, monkeypatch
     with pytest.raises(
         MemoryError,
         match=r"n_samples=600 need about 0\.\d+ GiB, which should be <= 0\.00 GiB, the "
-        r"memory available\. Set max_samples",
+        rf"memory available\. {ADVICE[type(est)]}",
     ):
         est.fit(X)
     assert not hasattr(est, "codebooks_")

@@ -543,3 +543,13 @@ def test_a_copy_of_the_folder_is_as_good(saved, tmp_path, fits):
     shutil.copytree(saved, tmp_path / "copy")
     (tmp_path / "current").symlink_to("copy")
     assert_same(persistence.load(tmp_path / "current"), fits["rqkmeans"])
+
+
+def test_output_of_a_part_that_is_not_fitted(X, tmp_path):
+    first = RQKMeans(tol=0.1).set_output(transform="pandas")
+    plus = RQKMeansPlus((4, 4), rqkmeans=first, max_epochs=0, random_state=0).fit(X)
+    plus.save(tmp_path / "model")
+    loaded = RQKMeansPlus.load(tmp_path / "model")
+    assert loaded.rqkmeans.tol == 0.1
+    assert not hasattr(loaded.rqkmeans, "codebooks_")
+    assert_array_equal(loaded.predict(X), plus.ids_)

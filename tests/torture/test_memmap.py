@@ -103,6 +103,8 @@ def test_a_file_is_fitted_in_less_memory_than_it_has(tmp_path):
 def test_15_gb_in_6_gb(rounds, figure, tmp_path):
     """Peaks of files of three lengths, the last of 15 GB."""
     lengths = rounds([], [1_000_000, 3_000_000, 10_000_000])
+    if not lengths:
+        pytest.skip("15 GB are for --torture")
     for n_rows in lengths:
         write_rows(tmp_path / "rows", n_rows, 384)
         done = fit_in_a_child(
