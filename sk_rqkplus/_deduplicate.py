@@ -10,9 +10,11 @@ from scipy.optimize import linear_sum_assignment
 from sk_rqkplus._groups import (
     check_codes,
     group_starts,
+    number_prefixes,
     number_rows,
     pack_rows,
     ranges,
+    rank_in_order,
     rank_within,
     stable_sort,
 )
@@ -198,7 +200,7 @@ def _reassign(
         )
     n_groups = 1 + max(group.max(initial=-1), used_group.max(initial=-1))
     free = codebook_size - np.bincount(used_group, minlength=n_groups)
-    fits = rank_within(group) < free[group]
+    fits = rank_in_order(group) < free[group]
     rows, group = rows[fits], group[fits]
 
     def spread(batch: slice) -> None:
@@ -223,7 +225,8 @@ def _colliding(codes: np.ndarray, taken: np.ndarray) -> tuple[np.ndarray, ...]:
     """Rows and groups of prefixes with a collision, and columns that are taken."""
     n_new = len(codes)
     every = np.concatenate([codes, taken[:, :-1]])
-    prefix, code = number_rows(every[:, :-1]), number_rows(every)
+    code = number_rows(every)
+    prefix = number_prefixes(every, code)
     # A taken ID of the same code as another taken one is no collision of ours.
     crowd = np.bincount(code[:n_new], minlength=len(every))
     crowd[np.unique(code[n_new:])] += 1

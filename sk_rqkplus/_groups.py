@@ -148,6 +148,29 @@ def number_rows(columns: np.ndarray) -> np.ndarray:
     return numbers
 
 
+def number_prefixes(columns: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """Number the distinct rows without their last column, given those with it.
+
+    Parameters
+    ----------
+    columns : ndarray of shape (n_rows, n_columns), int
+        Rows.
+
+    numbers : ndarray of shape (n_rows,), int64
+        ``number_rows(columns)``.
+
+    Returns
+    -------
+    prefixes : ndarray of shape (n_rows,), int64
+        ``number_rows(columns[:, :-1])``, without sorting again.
+    """
+    one = np.empty(numbers.max(initial=-1) + 1, dtype=np.int64)
+    one[numbers] = np.arange(len(numbers))
+    distinct = columns[one, :-1]
+    new = (distinct[1:] != distinct[:-1]).any(axis=1)
+    return np.r_[0, np.cumsum(new)][numbers]
+
+
 def rank_within(group: np.ndarray) -> np.ndarray:
     """Position of every element among those of its group, in order of occurrence.
 
@@ -162,11 +185,27 @@ def rank_within(group: np.ndarray) -> np.ndarray:
         0 for the first element of every group.
     """
     ordered, order = stable_sort(group)
-    starts = group_starts(ordered)
-    sizes = np.diff(starts, append=len(order))
     rank = np.empty(len(order), dtype=np.int64)
-    rank[order] = np.arange(len(order)) - np.repeat(starts, sizes)
+    rank[order] = rank_in_order(ordered)
     return rank
+
+
+def rank_in_order(ordered: np.ndarray) -> np.ndarray:
+    """Position of every element among those of its group, where these are sorted.
+
+    Parameters
+    ----------
+    ordered : ndarray of shape (n,), int64
+        Sorted numbers.
+
+    Returns
+    -------
+    rank : ndarray of shape (n,), int64
+        0 for the first element of every group.
+    """
+    starts = group_starts(ordered)
+    sizes = np.diff(starts, append=len(ordered))
+    return np.arange(len(ordered)) - np.repeat(starts, sizes)
 
 
 def ranges(start: np.ndarray, stop: np.ndarray) -> np.ndarray:

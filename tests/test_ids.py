@@ -17,7 +17,13 @@ from scipy.optimize import linear_sum_assignment
 
 from sk_rqkplus import _duplicates
 from sk_rqkplus._deduplicate import assign_small
-from sk_rqkplus._groups import number_rows, pack_rows, rank_within, stable_sort
+from sk_rqkplus._groups import (
+    number_prefixes,
+    number_rows,
+    pack_rows,
+    rank_within,
+    stable_sort,
+)
 from sk_rqkplus._keys import KeyIndex, as_keys, key_order, pack_keys, unpack_keys
 from sk_rqkplus.ids import (
     Catalogue,
@@ -418,7 +424,9 @@ def test_packed_rows_sort_as_rows_do(n_columns, high):
     order = sorted(range(len(rows)), key=lambda row: (keys[row], row))
     assert_array_equal(np.argsort(packed, kind="stable"), order)
     distinct = sorted(set(keys))
-    assert_array_equal(number_rows(rows), [distinct.index(key) for key in keys])
+    numbers = number_rows(rows)
+    assert_array_equal(numbers, [distinct.index(key) for key in keys])
+    assert_array_equal(number_prefixes(rows, numbers), number_rows(rows[:, :-1]))
 
 
 @pytest.mark.parametrize("high", [1, 5, 2**40, 2**62])
