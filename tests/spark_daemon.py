@@ -4,4 +4,5 @@ import runpy
 
 import sk_rqkplus.distributed.spark  # noqa: F401
 
-runpy.run_module("pyspark.daemon", run_name="__main__", alter_sys=True)
+if __name__ == "__main__":
+    runpy.run_module("pyspark.daemon", run_name="__main__", alter_sys=True)
