@@ -98,9 +98,11 @@ def stable_sort(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     order : ndarray of shape (n,), int64
         Their positions.
     """
-    bits = len(values).bit_length()
-    if int(values.max(initial=0)) >> (62 - bits):
-        order = np.argsort(values, kind="stable")
+    bits, largest = len(values).bit_length(), int(values.max(initial=0))
+    if largest < 2**16 or largest >> (62 - bits):
+        # NumPy sorts short integers by radix.
+        short = values.astype(np.uint16) if largest < 2**16 else values
+        order = np.argsort(short, kind="stable")
         return values[order], order
     # Value and position in one word: sorting words takes half the time of argsort.
     words = values << bits
