@@ -142,11 +142,13 @@ def _count_non_finite(X: np.ndarray, *, stop: bool) -> tuple[int, int]:
     """Number of values that are not finite, and of rows that have one."""
     if X.dtype.kind != "f":
         return 0, 0
-    exact = np.promote_types(X.dtype, np.float32)
+    is_long = X.dtype.itemsize > 8
+    exact = np.float32 if X.dtype.itemsize <= 4 else np.float64
 
     def find(chunk: slice) -> tuple[int, np.ndarray]:
-        rows = X[chunk]
         with np.errstate(over="ignore", invalid="ignore"):
+            # What is finite may not be so in what is computed with.
+            rows = X[chunk].astype(exact) if is_long else X[chunk]
             # One pass without memory; a sum may also overflow.
             if np.isfinite(rows.sum(dtype=exact)):
                 return chunk.start, np.empty((0, 2), dtype=int)
@@ -157,9 +159,10 @@ def _count_non_finite(X: np.ndarray, *, stop: bool) -> tuple[int, int]:
         if stop and len(found):
             row, column = found[0]
             value = str(X[start + row, column]).replace("nan", "NaN")
+            within = " in float64" if is_long else ""
             raise ValueError(
-                f"X[{start + row}, {column}]={value} should be finite. Impute it, or "
-                "use nan_policy='zero'."
+                f"X[{start + row}, {column}]={value} should be finite{within}. Impute it, "
+                "or use nan_policy='zero'."
             )
         n_values += len(found)
         n_rows += len(np.unique(found[:, 0]))

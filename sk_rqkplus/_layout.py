@@ -1,6 +1,5 @@
 """How IDs are written: which numbers, which suffixes, the text of a token."""
 
-import warnings
 from collections.abc import Callable, Sequence
 from itertools import compress
 from numbers import Integral
@@ -10,6 +9,7 @@ import numpy as np
 
 from sk_rqkplus._groups import as_array
 from sk_rqkplus._template import PUBLISHED, Template
+from sk_rqkplus._warn import warn
 
 SUFFIXES = ("always", "on_collision", "never")
 MAX_NUMBER = np.iinfo(np.int32).max
@@ -64,14 +64,14 @@ class Layout:
         self.template.check_width(ids.shape[1])
         return ids
 
-    def suffixed(self, ids: np.ndarray, *, warn: bool = True) -> np.ndarray:
+    def suffixed(self, ids: np.ndarray, *, quiet: bool = False) -> np.ndarray:
         """Which IDs get a token for their suffix; warns of what readers would lose."""
         if self.suffix == "always":
             return np.ones(len(ids), dtype=bool)
         later = ids[:, -1] > 0
         if self.suffix == "never":
-            if warn and later.any():
-                _warn(
+            if later.any() and not quiet:
+                warn(
                     f"suffix='never' drops the suffix of {later.sum()} of {len(ids)} "
                     "IDs, which then equal others. Use suffix='always', or fit with "
                     "dedup='reassign'."
@@ -79,9 +79,9 @@ class Layout:
             return np.zeros(len(ids), dtype=bool)
         # A suffix above 0 stays, also where those that share the code are not here.
         kept = later | _shared(ids[:, :-1])
-        if warn and kept.any() and not kept.all():
+        if kept.any() and not kept.all() and not quiet:
             short = ids.shape[1] - 1
-            _warn(
+            warn(
                 f"suffix='on_collision' gives {kept.sum()} of {len(ids)} IDs "
                 f"{short + 1} tokens and the others {short}. Readers that take the "
                 f"first {short} drop the last one. Use suffix='always', or fit with "
@@ -258,8 +258,3 @@ def _shared(codes: np.ndarray) -> np.ndarray:
     shared[order[1:]] = equal
     shared[order[:-1]] |= equal
     return shared
-
-
-def _warn(message: str) -> None:
-    # The caller of the public function.
-    warnings.warn(message, UserWarning, stacklevel=4)

@@ -16,6 +16,7 @@ import torch
 from sklearn.frozen import FrozenEstimator
 
 from sk_rqkplus._fitted import check_fitted
+from sk_rqkplus._records import Column, join_records, part_records
 from sk_rqkplus._store import Stamp, read_any_store, write_store
 from sk_rqkplus._tensors import is_storable
 from sk_rqkplus._version import __version__
@@ -116,7 +117,8 @@ class Packer:
         attributes = {
             name: value
             for name, value in vars(estimator).items()
-            if name not in estimator._get_param_names()
+            # Callbacks of scikit-learn watch a fit, and are no part of it.
+            if name not in estimator._get_param_names() and "_callback" not in name
         }
         if attributes.keys() <= {"_sklearn_output_config"}:
             # Of a part that was never fitted: what it would return, nobody asks.
@@ -192,8 +194,24 @@ class Packer:
             if not all(type(key) is str for key in value):
                 raise _unsavable(value, path)
             return {"dict": self._items(value, path)}
+        if isinstance(value, list) and value and all(type(v) is dict for v in value):
+            columns = part_records(value)
+            if columns is not None:
+                return {"records": self._columns(columns, path)}
         items = [self.value(each, (*path, str(i))) for i, each in enumerate(value)]
         return items if isinstance(value, list) else {"tuple": items}
+
+    def _columns(
+        self, columns: Mapping[str, Column], path: tuple[str, ...]
+    ) -> dict[str, Any]:
+        """Names of the arrays of each column."""
+        return {
+            name: [
+                self._store(values, (*path, name)),
+                None if rows is None else self._store(rows, (*path, f"{name}:rows")),
+            ]
+            for name, (values, rows) in columns.items()
+        }
 
     def _array(self, value: Any, path: tuple[str, ...]) -> Any:
         if type(value) is np.str_:
@@ -213,6 +231,9 @@ class Packer:
         if id(array) in self._names:
             return self._names[id(array)]
         name = ".".join(path)
+        while name in self.arrays:
+            # A name may have dots of its own.
+            name += "'"
         # Kept alive, so that its identity is not given to another one.
         self.arrays[name] = array
         self._names[id(array)] = name
@@ -302,6 +323,19 @@ class Unpacker:
         arrays = {key: self.array(name) for key, name in content["arrays"].items()}
         return Catalogue._unpack(arrays, content["values"])
 
+    def records(self, content: dict[str, Any]) -> list[dict[str, Any]]:
+        """History of a training."""
+        names = [name for pair in content.values() for name in pair if name is not None]
+        if len({*names}) < len(names) or self._used.intersection(names):
+            # Or else a small file could fill the memory with a large array many times.
+            raise ValueError("columns of records should be arrays of their own")
+        return join_records(
+            {
+                name: (self.array(values), None if rows is None else self.array(rows))
+                for name, (values, rows) in content.items()
+            }
+        )
+
     def strings(self, content: list) -> np.ndarray:
         """Array of objects, such as names of features."""
         if not all(isinstance(each, str) for each in content):
@@ -318,6 +352,7 @@ UNPACK: dict[str, Any] = {
     "float": lambda self, content: float(content),
     "frozen": Unpacker.frozen,
     "path": lambda self, content: Path(content),
+    "records": Unpacker.records,
     "scalar": lambda self, content: self.array(content)[()],
     "strings": Unpacker.strings,
     "tuple": lambda self, content: tuple(self.value(each) for each in content),

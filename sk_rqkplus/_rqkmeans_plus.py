@@ -453,10 +453,9 @@ class RQKMeansPlus(BaseAutoencoder):
             if template.random_state is None:
                 template.set_params(random_state=seed)
             folder = self._first_folder(template, journal)
-            template.set_params(**folder)
-            first = self._cache().cache(_fit_first_stage)(template, X)
-            if folder:
-                first.set_params(checkpoint_dir=None, resume=False)
+            # Where its states are does not change what a first stage is.
+            fit_once = self._cache().cache(_fit_first_stage, ignore=["folder"])
+            first = fit_once(template, X, folder)
         if hasattr(first, "fit"):
             self._check_first_stage(first, X, sizes)
             self.rqkmeans_, self.mean_ = first, first.mean_
@@ -537,5 +536,8 @@ class RQKMeansPlus(BaseAutoencoder):
         return books
 
 
-def _fit_first_stage(template, X):
-    return template.fit(X)
+def _fit_first_stage(template, X, folder):
+    if not folder:
+        return template.fit(X)
+    first = template.set_params(**folder).fit(X)
+    return first.set_params(checkpoint_dir=None, resume=False)

@@ -92,7 +92,7 @@ def check_tokens(
     place: Place,
 ) -> None:
     """Raise if tokens, one after the other, are not those of the IDs."""
-    suffixed = layout.suffixed(ids, warn=False)
+    suffixed = layout.suffixed(ids, quiet=True)
     expected, counts = layout.flat(ids, suffixed)
     wrong = lengths != counts
     if not wrong.any():

@@ -1,6 +1,5 @@
 """How many codewords to use: sizes against collisions and held-out errors."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from numbers import Integral, Real
@@ -14,6 +13,7 @@ from sk_rqkplus._frontier import REACH, SizePoint, fitted_rows, measure_sizes
 from sk_rqkplus._inputs import check_matrix
 from sk_rqkplus._rqkmeans import RQKMeans
 from sk_rqkplus._text import sizes_text
+from sk_rqkplus._warn import warn
 from sk_rqkplus.plotting import CodebookSizeDisplay
 
 __all__ = ["CodebookSuggestion", "suggest_codebook_sizes"]
@@ -203,10 +203,9 @@ def suggest_codebook_sizes(
     n_encoded = min(len(X), max_encoded)
     n_fitted = fitted_rows(n_encoded, max_samples)
     if len(X) > REACH * n_encoded:
-        warnings.warn(
+        warn(
             f"n_samples={len(X)} should be <= {REACH * n_encoded}, which is {REACH} "
-            "times max_encoded. Raise max_encoded: collision rates are uncertain.",
-            stacklevel=2,
+            "times max_encoded. Raise max_encoded: collision rates are uncertain."
         )
     points = list(
         measure_sizes(

@@ -94,7 +94,7 @@ LAYERS = [
     {"_residual", "_catalogue", "_token_json", "_token_parquet", "_trie"},
     {"_lloyd", "_networks", "_callbacks", "_checkpoints", "_compare", "_table"},
     {"ids", "tokens"},
-    {"_fitted"},
+    {"_fitted", "_records"},
     {"_persistence"},
     {"_base", "_training", "_published"},
     {"_training_state"},

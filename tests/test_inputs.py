@@ -54,6 +54,17 @@ def test_rows_are_numbered_across_chunks():
         RQKMeans((4,)).fit(rows)
 
 
+@pytest.mark.skipif(
+    np.finfo(np.longdouble).max == np.finfo(np.float64).max,
+    reason="long double is no longer than double here",
+)
+def test_what_only_a_long_double_holds_is_named():
+    rows = np.zeros((30, 2), dtype=np.longdouble)
+    rows[20, 1] = np.longdouble("1e400")
+    with pytest.raises(ValueError, match=r"X\[20, 1\]=1e\+400 should be finite in floa"):
+        RQKMeans((4,)).fit(rows)
+
+
 def test_a_sum_that_overflows_is_no_missing_value():
     rows = np.full((100, 3), 3e38, dtype=np.float32)
     rows[:50] = -3e38

@@ -185,6 +185,26 @@ def test_a_finished_first_stage_is_not_fitted_again(X, tmp_path, monkeypatch):
     assert again.rqkmeans_.resume is False
 
 
+@pytest.mark.usefixtures("eager")
+def test_a_first_stage_from_the_cache_leaves_no_state_and_needs_none(
+    X, tmp_path, monkeypatch
+):
+    def make(seed, **more):
+        folders = {"checkpoint_dir": tmp_path / "fit", "memory": str(tmp_path / "m")}
+        first = RQKMeans(max_iter=4)
+        common = {"max_epochs": 3, "eval_every": 1, "random_state": seed}
+        return RQKMeansPlus((8, 8), rqkmeans=first, **common, **folders, **more)
+
+    whole = make(0).fit(X)
+    # The folder of the first stage is that of another one now.
+    make(1).fit(X)
+    with monkeypatch.context() as patch:
+        break_after(patch, 2)
+        with pytest.raises(Broken, match="after a write"):
+            make(0).fit(X)
+    assert_same_model(make(0, resume=True).fit(X), whole)
+
+
 def test_a_first_stage_may_have_a_folder_of_its_own(X, tmp_path):
     first = RQKMeans(checkpoint_dir=tmp_path / "first")
     training(RQKMeansPlus, rqkmeans=first, checkpoint_dir=tmp_path / "fit").fit(X)

@@ -209,6 +209,24 @@ def test_what_cannot_be_appended(filled, fitted, X):
     assert [path.name for path in filled.path.parent.iterdir()] == ["ids"]
 
 
+def test_no_changed_byte_makes_another_id(filled):
+    part = next(filled.path.rglob("part-*.parquet"))
+    data, keys = part.read_bytes(), range(200)
+    expected, n_refused = filled.lookup(keys), 0
+    rng = np.random.default_rng(0)
+    for at in rng.integers(len(data), size=100):
+        changed = bytearray(data)
+        changed[at] ^= 1 << rng.integers(8)
+        part.write_bytes(changed)
+        try:
+            found = ShardedCatalogue(filled.path).lookup(keys)
+        except (OSError, ValueError, NotImplementedError):
+            n_refused += 1
+        else:
+            np.testing.assert_array_equal(found, expected)
+    assert n_refused > 50
+
+
 def test_damage_is_refused(filled, tmp_path):
     part = next(filled.path.rglob("part-*.parquet"))
     data = part.read_bytes()

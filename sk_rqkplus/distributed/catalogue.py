@@ -212,7 +212,11 @@ class ShardedCatalogue:
             paths,
             partitioning=hive,
             partition_base_dir=str(self.path),
-            format="parquet",
+            format=ds.ParquetFileFormat(
+                default_fragment_scan_options=ds.ParquetFragmentScanOptions(
+                    page_checksum_verification=True
+                )
+            ),
         )
 
     def lookup(self, keys: Iterable) -> np.ndarray:
@@ -565,7 +569,7 @@ def _write_part(folder: Path, part: Any) -> tuple[int, str]:
     """Write a file; its size and SHA-256."""
     parquet = require("pyarrow.parquet", extra="parquet")
     folder.mkdir(parents=True)
-    parquet.write_table(part, folder / PART)
+    parquet.write_table(part, folder / PART, write_page_checksum=True)
     sync_file(folder / PART)
     sync_folder(folder)
     return measure(folder / PART)
