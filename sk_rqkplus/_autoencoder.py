@@ -444,17 +444,7 @@ class BaseAutoencoder(BaseQuantizer):
         """Train a module, adopt its best epoch, and return the history."""
         device = self._resolve_device()
         accelerator = make_accelerator(device) if self.accelerate else None
-        self._check_batches(data.rows, accelerator)
-        rows = Rows(
-            data.rows,
-            mean=self.mean_,
-            unit=self.unit_,
-            batch_size=self.batch_size,
-            rng=rng,
-            mixed=self._mixes(data.rows),
-            process=accelerator.process_index if accelerator else 0,
-            n_processes=accelerator.num_processes if accelerator else 1,
-        )
+        rows = self._batches_of(data.rows, rng, accelerator)
         reproducible = self.random_state is not None and device.type == "cpu"
         with (
             one_thread() if reproducible else nullcontext(),
@@ -492,6 +482,20 @@ class BaseAutoencoder(BaseQuantizer):
             journal.part("training").save(
                 at_once=True, **training_state(net, keeper, tend)
             )
+
+    def _batches_of(self, rows, rng, accelerator):
+        """Rows in batches, of which every process has its part."""
+        self._check_batches(rows, accelerator)
+        return Rows(
+            rows,
+            mean=self.mean_,
+            unit=self.unit_,
+            batch_size=self.batch_size,
+            rng=rng,
+            mixed=self._mixes(rows),
+            process=accelerator.process_index if accelerator else 0,
+            n_processes=accelerator.num_processes if accelerator else 1,
+        )
 
     def _check_batches(self, rows, accelerator):
         """Check that every batch has rows enough for all who share it."""

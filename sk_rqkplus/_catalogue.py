@@ -20,7 +20,7 @@ from sk_rqkplus._keys import (
     pack_keys,
     unpack_keys,
 )
-from sk_rqkplus._sketch import N_SKETCH, match_rows, sketch
+from sk_rqkplus._sketch import N_SKETCH, match_rows, match_sketches, sketch
 from sk_rqkplus._store import read_store, write_store
 from sk_rqkplus._version import stamped, unstamped
 
@@ -64,10 +64,12 @@ class Merge(NamedTuple):
 class Catalogue:
     """The IDs that are given: items are recognised, and new ones get a free ID.
 
-    An item is known by its key, where items have keys, or else by its content: its code
-    and its :func:`sketch`, within a tolerance, because a row that comes through a
-    matrix product (a PCA, say) differs in the last bit from batch to batch. Rows that
-    are equal are then told apart by their order of occurrence.
+    An item is known by its key, where items have keys, or else by its content: its
+    :func:`sketch`, within a tolerance, because a row that comes through a matrix
+    product (a PCA, say) differs in the last bit from batch to batch. Of rows that are
+    close it is one with the same code, if there is one: a row halfway between two
+    codewords may change its code, and keeps its ID. Rows that are equal are then told
+    apart by their order of occurrence.
 
     An ID once given never changes. Every method does all of its work or none. Threads
     may share a catalogue: one of them reads or writes it at a time.
@@ -700,13 +702,27 @@ class Catalogue:
                 (flat, sketches),
                 self.tolerance,
             )
-            return np.where(found < 0, -1, entries[found]) if len(entries) else found
+            entry = np.where(found < 0, -1, entries[found]) if len(entries) else found
+            return self._recognise_other_codes(entry, sketches)
         if len(self):
             self._check_keyed(keys)
         row = self._index.find(self._known_keys(), keys)
         check_distinct(keys[row < 0])
         entry = np.full(len(row), -1)
         entry[row >= 0] = self._place()[row[row >= 0]]
+        return entry
+
+    def _recognise_other_codes(
+        self, entry: np.ndarray, sketches: np.ndarray
+    ) -> np.ndarray:
+        """Entry of every row, where a row without one may be known by another code."""
+        rows = np.flatnonzero(entry < 0)
+        if len(rows) == 0 or self.tolerance == 0:
+            return entry
+        taken = entry[entry >= 0]
+        entry[rows] = match_sketches(
+            self._entries.sketches, sketches[rows], self.tolerance, taken
+        )
         return entry
 
     def _add(

@@ -161,8 +161,8 @@ def _count_non_finite(X: np.ndarray, *, stop: bool) -> tuple[int, int]:
             value = str(X[start + row, column]).replace("nan", "NaN")
             within = " in float64" if is_long else ""
             raise ValueError(
-                f"X[{start + row}, {column}]={value} should be finite{within}. Impute it, "
-                "or use nan_policy='zero'."
+                f"X[{start + row}, {column}]={value} should be finite{within}. "
+                "Impute it, or use nan_policy='zero'."
             )
         n_values += len(found)
         n_rows += len(np.unique(found[:, 0]))

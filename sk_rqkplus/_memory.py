@@ -6,12 +6,16 @@ from pathlib import Path
 
 import torch
 
+from sk_rqkplus._warn import warn
+
+# What is needed is known within this factor.
+UNCERTAINTY = 1.5
 # A limit above this is none.
 NO_LIMIT = 2**60
 
 
 def check_memory(needed: int, n_rows: int, device: torch.device, advice: str) -> None:
-    """Refuse work that needs more memory than there is.
+    """Refuse work that needs more memory than there is, and warn where it may.
 
     Parameters
     ----------
@@ -30,14 +34,24 @@ def check_memory(needed: int, n_rows: int, device: torch.device, advice: str) ->
     Raises
     ------
     MemoryError
-        If less is available. Where that cannot be found out, nothing happens.
+        If it cannot be enough. Where what is available cannot be found out, nothing
+        happens.
+
+    Warns
+    -----
+    UserWarning
+        If it is not sure to be enough.
     """
     there = available_bytes(device)
-    if there is not None and needed > there:
-        raise MemoryError(
-            f"n_samples={n_rows} need about {needed / 2**30:.2f} GiB, which should be "
-            f"<= {there / 2**30:.2f} GiB, the memory available. {advice}"
-        )
+    if there is None or needed <= there / UNCERTAINTY:
+        return
+    message = (
+        f"n_samples={n_rows} need about {needed / 2**30:.2f} GiB, which should be "
+        f"{{}} {there / 2**30:.2f} GiB, the memory available. {advice}"
+    )
+    if needed > there * UNCERTAINTY:
+        raise MemoryError(message.format("<="))
+    warn(message.format("well below"))
 
 
 def available_bytes(device: torch.device, root: Path = Path("/")) -> int | None:

@@ -1,8 +1,10 @@
 """A few numbers per row, by which rows are recognised."""
 
 from collections import deque
+from itertools import product
 
 import numpy as np
+from scipy.spatial import KDTree
 
 from sk_rqkplus._groups import rank_within, stable_sort
 from sk_rqkplus._threads import map_chunks
@@ -11,6 +13,9 @@ N_SKETCH = 3
 CHUNK_ROWS = 2048
 # Of the hash of a row.
 WEIGHTS = np.random.RandomState(0).randint(2**64, size=N_SKETCH + 1, dtype=np.uint64)
+# Width of a cell of sketches in tolerances: few rows are near its walls, and few others
+# are in it. Rows of a chunk that are looked for in cells.
+CELL, CELL_ROWS = 64, 2**16
 
 
 def sketch(X: np.ndarray, origin: np.ndarray | float = 0.0) -> np.ndarray:
@@ -86,16 +91,115 @@ def match_rows(
     return found
 
 
+def match_sketches(
+    known: np.ndarray, queries: np.ndarray, tolerance: float, taken: np.ndarray
+) -> np.ndarray:
+    """Known row of every query by its sketch alone, or -1.
+
+    A row that is as close to one codeword as to another gets the one or the other, as
+    rounding has it: its code may not be the one that it is known by.
+
+    Parameters
+    ----------
+    known, queries : ndarray of shape (n, 3), float32
+        Sketches; one of NaN is like no other.
+
+    tolerance : float
+        Largest difference of a sketch value at which two rows are the same.
+
+    taken : ndarray of shape (n_taken,), int64
+        Positions among the known ones that are given already.
+
+    Returns
+    -------
+    found : ndarray of shape (n_queries,), int64
+        Position among the known ones, each of which is given once.
+    """
+    found = np.full(len(queries), -1)
+    queries = queries.astype(np.float64)
+    rows, cells = _cells_around(queries, tolerance)
+    if len(rows) == 0:
+        return found
+    wanted = np.sort(cells)
+    walls = [queries[rows, :1] + 2 * side * tolerance for side in (-1, 1)]
+    first = np.unique(_cells(np.concatenate(walls), tolerance))
+
+    def find(chunk: slice) -> np.ndarray:
+        part = known[chunk]
+        # Where there are few queries, one value rules out almost all.
+        some = np.flatnonzero(_among(_cells(part[:, :1], tolerance), first))
+        return chunk.start + some[_among(_cells(part[some], tolerance), wanted)]
+
+    near = np.concatenate([*map_chunks(find, len(known), CELL_ROWS), rows[:0]])
+    near = np.setdiff1d(near, taken, assume_unique=True)
+    near = near[np.isfinite(known[near]).all(axis=1)]
+    rows = np.unique(rows[np.isin(cells, _cells(known[near], tolerance))])
+    if len(rows) == 0:
+        return found
+    # Copies are one point of the tree.
+    points, group = np.unique(known[near], axis=0, return_inverse=True)
+    bound = np.nextafter(tolerance, np.inf)
+    _, nearest = KDTree(points).query(
+        queries[rows], p=np.inf, distance_upper_bound=bound
+    )
+    rows, nearest = rows[nearest < len(points)], nearest[nearest < len(points)]
+    at = _pair(group, nearest)
+    found[rows[at >= 0]] = near[at[at >= 0]]
+    return found
+
+
+def _cells_around(
+    queries: np.ndarray, tolerance: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cells that hold what is close to a query: queries, and a cell of each."""
+    rows = np.flatnonzero(np.isfinite(queries).all(axis=1))
+    # With room for what rounds.
+    low = _corners(queries[rows] - 2 * tolerance, tolerance)
+    high = _corners(queries[rows] + 2 * tolerance, tolerance)
+    found, cells = [], []
+    for corner in product((False, True), repeat=N_SKETCH):
+        among = (low != high)[:, corner].all(axis=1)
+        found.append(rows[among])
+        cells.append(_hash(np.where(corner, high, low)[among]))
+    return np.concatenate(found), np.concatenate(cells)
+
+
+def _cells(sketches: np.ndarray, tolerance: float) -> np.ndarray:
+    """Number of the cell of every sketch."""
+    return _hash(_corners(sketches, tolerance))
+
+
+def _corners(sketches: np.ndarray, tolerance: float) -> np.ndarray:
+    """Cells of sketches, as whole numbers."""
+    with np.errstate(invalid="ignore"):
+        return np.floor(sketches.astype(np.float64) / (CELL * tolerance)).astype(
+            np.int64
+        )
+
+
+def _hash(corners: np.ndarray) -> np.ndarray:
+    """One number per cell, which far ones may share."""
+    total = np.zeros(len(corners), dtype=np.uint64)
+    for column, weight in zip(corners.view(np.uint64).T, WEIGHTS, strict=False):
+        total += column * weight
+    return total >> np.uint64(2)
+
+
 def _occur_in(values: np.ndarray, ordered: np.ndarray) -> np.ndarray:
     """Which values occur in a sorted array."""
     if len(ordered) == 0:
         return np.zeros(len(values), dtype=bool)
     # Sorted, since a search for numbers here and there is slow.
     wanted, order = stable_sort(values)
-    at = np.minimum(np.searchsorted(ordered, wanted), len(ordered) - 1)
     occurs = np.empty(len(values), dtype=bool)
-    occurs[order] = ordered[at] == wanted
+    occurs[order] = _among(wanted, ordered)
     return occurs
+
+
+def _among(values: np.ndarray, ordered: np.ndarray) -> np.ndarray:
+    """Which values are among sorted ones, of which there are some."""
+    at = np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)
+    return ordered[at] == values
 
 
 def _equal_rows(codes: np.ndarray, sketches: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
 
 from sk_rqkplus import RQKMeans, RQKMeansPlus, _catalogue, _sketch
+from sk_rqkplus._sketch import match_sketches
 from sk_rqkplus.ids import Catalogue, deduplicate, duplicate_groups, sketch
 
 METHODS = ["suffix", "reassign"]
@@ -208,10 +209,62 @@ def test_an_equal_row_wins_over_one_within_the_tolerance():
     assert_array_equal(ids[:, -1], [1, 0])
 
 
-def test_a_row_of_another_code_is_another_row():
+def test_a_row_is_known_by_another_code_than_that_of_its_entry():
     catalogue, sketches = known_pair()
+    shifted = sketches + 0.009
+    ids = catalogue.lookup(np.array([[0, 1], [1, 0]]), shifted)
+    assert_array_equal(ids, [[0, 0, 0], [0, 0, 1]])
+    # An entry is given once, and first to a row of its own code.
+    codes = np.array([[1, 1], [0, 0], [1, 1]])
+    ids = catalogue.lookup(codes, shifted[[0, 0, 1]])
+    assert_array_equal(ids, [[1, 1, 0], [0, 0, 0], [0, 0, 1]])
+    assert_array_equal(catalogue.extend(codes, shifted[[0, 0, 1]]), ids)
+    assert len(catalogue) == 3
+
+
+def test_without_a_tolerance_a_row_of_another_code_is_another_row():
+    catalogue = Catalogue([2, 4])
+    sketches = np.array([[1.0, 2, 3], [-1, -2, -3]])
+    catalogue.extend(np.array([[0, 0], [0, 0]]), sketches)
     ids = catalogue.lookup(np.array([[0, 1], [1, 0]]), sketches)
     assert_array_equal(ids, [[0, 1, 0], [1, 0, 0]])
+
+
+def test_merged_catalogues_know_a_row_by_either_code():
+    one, sketches = known_pair()
+    other = Catalogue([2, 4], tolerance=0.01)
+    other.extend(np.array([[1, 3], [1, 3]]), np.array([sketches[1], -sketches[1]]))
+    merge = one.merge(other)
+    assert_array_equal(merge.known, [True, True])
+    assert len(one) == 2
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+@pytest.mark.parametrize("offset", [0.0, -7.3])
+def test_sketches_are_matched_as_by_brute_force(scale, offset):
+    rng = np.random.RandomState(0)
+    # Walls between cells are at multiples of 64 tolerances.
+    known = rng.randint(-3, 3, size=(3000, 3)) * 6.4 + rng.uniform(-1, 1, (3000, 3))
+    known = ((known + offset) * scale).astype(np.float32)
+    queries = known[rng.permutation(3000)[:500]].copy()
+    queries += (rng.uniform(-0.12, 0.12, size=(500, 3)) * scale).astype(np.float32)
+    queries[7, 1] = np.nan
+    queries[8, 0] = np.inf
+    known[11] = np.nan
+    taken = rng.permutation(3000)[:50]
+    tolerance = 0.1 * scale
+    found = match_sketches(known, queries, tolerance, taken)
+    gap = np.abs(known[None].astype(float) - queries[:, None]).max(axis=2)
+    gap[:, taken] = np.inf
+    close = gap <= tolerance
+    assert 100 < close.any(axis=1).sum() < 400
+    alone = close.sum(axis=1) == 1
+    alone &= close[:, close.argmax(axis=1)].sum(axis=0) == 1
+    assert_array_equal(found[alone], close.argmax(axis=1)[alone])
+    assert (found[gap.min(axis=1) > tolerance * 1.001] == -1).all()
+    given = found[found >= 0]
+    assert len(np.unique(given)) == len(given)
+    assert not np.isin(given, taken).any()
 
 
 def test_sketches_in_float64_are_stored_and_found_as_float32():

@@ -61,7 +61,9 @@ def test_rows_are_numbered_across_chunks():
 def test_what_only_a_long_double_holds_is_named():
     rows = np.zeros((30, 2), dtype=np.longdouble)
     rows[20, 1] = np.longdouble("1e400")
-    with pytest.raises(ValueError, match=r"X\[20, 1\]=1e\+400 should be finite in floa"):
+    with pytest.raises(
+        ValueError, match=r"X\[20, 1\]=1e\+400 should be finite in floa"
+    ):
         RQKMeans((4,)).fit(rows)
 
 

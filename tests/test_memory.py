@@ -1,5 +1,7 @@
 """How much memory there is, from files made for it, and fits that are refused."""
 
+import warnings
+
 import pytest
 import torch
 
@@ -123,6 +125,20 @@ def test_a_fit_that_does_not_fit_is_refused_before_it_begins(X, est, monkeypatch
     assert not hasattr(est, "codebooks_")
 
 
+@pytest.mark.parametrize("needed, what", [(60, None), (80, "warns"), (140, "warns")])
+def test_what_may_not_be_enough_is_told_of(X, monkeypatch, needed, what):
+    monkeypatch.setattr(_memory, "available_bytes", lambda device: 100 * MB)
+    monkeypatch.setattr(RQKMeans, "_bytes_to_fit", lambda self, X: needed * MB)
+    if what is None:
+        with warnings.catch_warnings(action="error"):
+            RQKMeans((4, 4), random_state=0).fit(X)
+        return
+    message = rf"need about {needed / 1024:.2f} GiB, which should be well below 0\.10 G"
+    with pytest.warns(UserWarning, match=message) as record:
+        RQKMeans((4, 4), random_state=0).fit(X)
+    assert record[0].filename == __file__
+
+
 def test_a_sample_needs_less():
     n_rows, n_features = 10**7, 384
     options = {"n_features": n_features, "n_codewords": 256}
@@ -151,6 +167,6 @@ def test_figures_follow_peaks_that_were_measured(two_threads):
 
 def test_a_check_of_memory_names_both_figures(monkeypatch):
     monkeypatch.setattr(_memory, "available_bytes", lambda device: 3 * 2**30)
-    check_memory(3 * 2**30, 5, CPU, "Less.")
-    with pytest.raises(MemoryError, match=r"n_samples=5 need about 4\.00 GiB.*3\.00"):
-        check_memory(4 * 2**30, 5, CPU, "Less.")
+    check_memory(2 * 2**30, 5, CPU, "Less.")
+    with pytest.raises(MemoryError, match=r"n_samples=5 need about 5\.00 GiB.*3\.00"):
+        check_memory(5 * 2**30, 5, CPU, "Less.")
