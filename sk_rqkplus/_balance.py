@@ -51,6 +51,8 @@ LONELY, FETCH_ROUNDS = 0.05, 3
 NEWTON_CODEWORDS = 1024
 # Rows per codeword that may move in the end, those of least margin.
 MOVABLE_ROWS, MOST_MOVABLE = 64, 2**25
+# Values of rows in float64 that are taken at a time.
+EXACT_VALUES = 2**23
 ROUNDS, PATIENCE, CENTRING_ROUNDS = 8, 2, 30
 
 
@@ -624,7 +626,6 @@ def exact_prices(scores: Scores, prices: Tensor, tol: float) -> tuple[Tensor, fl
         n_movable = max(MOVABLE_ROWS * n_codewords << turn, len(scores) // 256)
         n_movable = min(n_movable, max(MOST_MOVABLE // n_codewords, 64))
         cells, reach = _open_cells(scores, found, bounds, n_movable, table)
-        table = cells.table if np.isinf(reach) else None
         violation = bounds.violation(cells.counts)
         if turn and violation < best[0]:
             best = (violation, found, bounds.gap(found, cells.counts))
@@ -633,6 +634,9 @@ def exact_prices(scores: Scores, prices: Tensor, tol: float) -> tuple[Tensor, fl
         cells.repair(together=parted)
         parted |= cells.parted
         found = cells.centred_prices(reach)
+        table = cells.table if np.isinf(reach) else None
+        # The next ones take as much memory.
+        del cells
     return torch.as_tensor(best[1], device=prices.device), best[2]
 
 
@@ -655,7 +659,13 @@ def _open_cells(
     if n_movable < len(scores):
         reach = float(margins.kthvalue(n_movable).values)
     movable = torch.nonzero(margins <= reach).squeeze(1)
-    table = fixed_point_distances(scores.exact_rows(movable), scores.words.codebook)
+    table = np.empty((len(movable), n_codewords))
+    # A part at a time: rows in float64 may take many times what the table does.
+    step = max(1, EXACT_VALUES // max(scores.words.codebook.shape))
+    for start in range(0, len(movable), step):
+        part = slice(start, start + step)
+        rows = scores.exact_rows(movable[part])
+        table[part] = fixed_point_distances(rows, scores.words.codebook)
     fixed = torch.bincount(labels, minlength=n_codewords)
     fixed -= torch.bincount(labels[movable], minlength=n_codewords)
     return Cells(table, fixed.cpu().numpy(), bounds, prices), reach
