@@ -118,23 +118,12 @@ def match_sketches(
     found = np.full(len(queries), -1)
     queries = queries.astype(np.float64)
     rows, cells = _cells_around(queries, tolerance)
-    if len(rows) == 0:
-        return found
-    wanted = np.sort(cells)
-    walls = [queries[rows, :1] + 2 * side * tolerance for side in (-1, 1)]
-    first = np.unique(_cells(np.concatenate(walls), tolerance))
-
-    def find(chunk: slice) -> np.ndarray:
-        part = known[chunk]
-        # Where there are few queries, one value rules out almost all.
-        some = np.flatnonzero(_among(_cells(part[:, :1], tolerance), first))
-        return chunk.start + some[_among(_cells(part[some], tolerance), wanted)]
-
-    near = np.concatenate([*map_chunks(find, len(known), CELL_ROWS), rows[:0]])
-    near = np.setdiff1d(near, taken, assume_unique=True)
-    near = near[np.isfinite(known[near]).all(axis=1)]
+    near = np.setdiff1d(
+        _inside(known, cells, queries[rows], tolerance), taken, assume_unique=True
+    )
     rows = np.unique(rows[np.isin(cells, _cells(known[near], tolerance))])
     if len(rows) == 0:
+        # A tree has at least one point.
         return found
     # Copies are one point of the tree.
     points, group = np.unique(known[near], axis=0, return_inverse=True)
@@ -169,6 +158,25 @@ def _cells(sketches: np.ndarray, tolerance: float) -> np.ndarray:
     return _hash(_corners(sketches, tolerance))
 
 
+def _inside(
+    known: np.ndarray, cells: np.ndarray, queries: np.ndarray, tolerance: float
+) -> np.ndarray:
+    """Positions of the known ones in some cells, which are around queries."""
+    walls = [queries[:, :1] + 2 * side * tolerance for side in (-1, 1)]
+    first = np.unique(_cells(np.concatenate(walls), tolerance))
+    wanted = np.sort(cells)
+
+    def find(chunk: slice) -> np.ndarray:
+        part = known[chunk]
+        # Where there are few queries, one value rules out almost all.
+        some = np.flatnonzero(_among(_cells(part[:, :1], tolerance), first))
+        some = some[_among(_cells(part[some], tolerance), wanted)]
+        return chunk.start + some[np.isfinite(part[some]).all(axis=1)]
+
+    nothing = np.empty(0, dtype=np.int64)
+    return np.concatenate([nothing, *map_chunks(find, len(known), CELL_ROWS)])
+
+
 def _corners(sketches: np.ndarray, tolerance: float) -> np.ndarray:
     """Cells of sketches, as whole numbers."""
     with np.errstate(invalid="ignore"):
@@ -187,8 +195,6 @@ def _hash(corners: np.ndarray) -> np.ndarray:
 
 def _occur_in(values: np.ndarray, ordered: np.ndarray) -> np.ndarray:
     """Which values occur in a sorted array."""
-    if len(ordered) == 0:
-        return np.zeros(len(values), dtype=bool)
     # Sorted, since a search for numbers here and there is slow.
     wanted, order = stable_sort(values)
     occurs = np.empty(len(values), dtype=bool)
@@ -197,7 +203,9 @@ def _occur_in(values: np.ndarray, ordered: np.ndarray) -> np.ndarray:
 
 
 def _among(values: np.ndarray, ordered: np.ndarray) -> np.ndarray:
-    """Which values are among sorted ones, of which there are some."""
+    """Which values are among sorted ones."""
+    if len(ordered) == 0:
+        return np.zeros(len(values), dtype=bool)
     at = np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)
     return ordered[at] == values
 

@@ -222,6 +222,24 @@ def test_a_row_is_known_by_another_code_than_that_of_its_entry():
     assert len(catalogue) == 3
 
 
+def test_a_row_halfway_between_codewords_keeps_its_id(X):
+    rq = RQKMeans((8, 8), random_state=0).fit(X)
+    one, other = rq.codebooks_[0][:2].astype(np.float64)
+    prices = rq.prices_[0][:2]
+    # On the wall between two cells, where prices are as they are.
+    way = other - one
+    share = 0.5 - (prices[0] - prices[1]) / (2 * (way @ way))
+    row = one + share * way + rq.mean_
+    new = np.array([row - 1e-7 * way, row + 1e-7 * way])
+    codes = rq.transform(new)
+    assert_array_equal(codes[:, 0], [0, 1])
+    expected = rq.extend(new[:1])
+    assert_array_equal(rq.predict(new[:1]), expected)
+    assert_array_equal(rq.predict(new[1:]), expected)
+    assert_array_equal(rq.extend(new[1:]), expected)
+    assert len(rq.catalogue_) == len(X) + 1
+
+
 def test_without_a_tolerance_a_row_of_another_code_is_another_row():
     catalogue = Catalogue([2, 4])
     sketches = np.array([[1.0, 2, 3], [-1, -2, -3]])
