@@ -27,7 +27,7 @@ from sk_rqkplus._journal import NO_JOURNAL, Journal
 from sk_rqkplus._nearest import Codewords, nearest
 from sk_rqkplus._points import Points
 from sk_rqkplus._residual import Leftover
-from sk_rqkplus._threads import join_chunks, n_workers, one_thread
+from sk_rqkplus._threads import join_chunks, one_thread
 
 CHUNK_ROWS = 16_384
 # Members are added in float32 in runs of so many, and the runs in float64.
@@ -43,7 +43,7 @@ BALANCED_ITERATIONS, BALANCED_ROWS, MOST_BALANCED_ROWS = 8, 64, 512
 # One of so many rows, or fewer, are gathered in memory: blocks would have few of them.
 SPARSE = 64
 # Bytes of codes, IDs, catalogue and what they are sorted with, per row.
-ROW_BYTES = 100
+ROW_BYTES, OTHER_BYTES = 180, 2**24
 
 
 def bytes_to_fit(
@@ -59,7 +59,7 @@ def bytes_to_fit(
 
     Residuals in float32; of a balanced level the table of scores, which is kept unless
     it is large, and that of the rows that may move in the end; and chunks that threads
-    work on, of which allocators hold on to several. Weights are from measured peaks.
+    work on. Weights are fitted to 21 peaks that were measured.
 
     Parameters
     ----------
@@ -86,17 +86,17 @@ def bytes_to_fit(
     n_bytes : int
         What the rows themselves take is not part of it.
     """
-    kept, tables = n_fit + 3 * n_made, 0.0
     n_seen = n_made or n_fit
+    chunk = min(n_seen, CHUNK_ROWS)
+    residuals = 2 * n_fit + 4 * n_made + 3.5 * chunk
+    needed = 4 * (residuals * n_features + 3 * chunk * n_codewords)
     if balanced:
         n_few = min(n_seen, MOST_BALANCED_ROWS * n_codewords)
-        kept += n_few if n_few < n_seen else 0
         most = CACHED_SCORES if n_fit == n_rows else CACHED_SCORES_OF_A_FILE
         sizes = (n_few * n_codewords, CACHED_SCORES), (n_rows * n_codewords, most)
         scores = max(size if size <= limit else 0 for size, limit in sizes)
-        tables = 4.4 * scores + 8 * min(n_rows * n_codewords, MOST_MOVABLE)
-    chunks = (3 * n_workers() + 18) * min(n_seen, CHUNK_ROWS)
-    return int(4 * (kept + chunks) * n_features + tables + ROW_BYTES * n_rows)
+        needed += 8 * scores + 11 * min(n_rows * n_codewords, MOST_MOVABLE)
+    return int(needed + ROW_BYTES * n_rows + OTHER_BYTES)
 
 
 @dataclass
