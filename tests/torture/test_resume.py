@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 # A process that has imported the package forks one fit for every line it is given.
 FORKING = """
-import json, os, resource, sys, warnings
+import json, os, resource, signal, sys, warnings
 import numpy as np
 import torch._dynamo  # what the first optimizer of a process would import
 from sk_rqkplus import RQKMeans, RQKMeansPlus, _journal
@@ -31,6 +31,8 @@ X = X.astype(np.float32)
 # Every state is written, so that every moment of a fit is one to be killed at.
 _journal.OVERHEAD = np.inf
 warnings.simplefilter("ignore")
+# A shell may have told what it runs in the background to ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def run(out, kind, params, limit=None, user=None):
     if user is not None:

@@ -72,16 +72,17 @@ def codes_of(folder):
 
 
 def test_killed_at_any_moment_it_goes_on(tmp_path, rounds, figure):
-    X = make_catalogue(3000, 8, duplicates=0.2, random_state=0).data
+    # Files that take long enough to be killed at.
+    n_rows = rounds(3000, 200_000)
+    X = make_catalogue(n_rows, 8, duplicates=0.2, random_state=0).data
     model = RQKMeans((8, 8, 16), balance="none", random_state=0).fit(X)
     joblib.dump(model, tmp_path / "model")
     table = write_table(tmp_path / "table", X, 8)
     encode_shards(model, table, tmp_path / "whole", ids=tmp_path / "whole-ids")
     whole = codes_of(tmp_path / "whole")
     rng = np.random.default_rng(0)
-    kills, runs, done_at_kills = 0, 0, set()
+    kills, runs, done_at_kills, longest = 0, 0, set(), None
     command = [sys.executable, "-c", RUN, *map(str, (tmp_path / "model", table))]
-    longest = 0.2
     while kills < rounds(2, 60):
         out, ids = tmp_path / f"codes-{runs}", tmp_path / f"ids-{runs}"
         returned = None
@@ -91,16 +92,18 @@ def test_killed_at_any_moment_it_goes_on(tmp_path, rounds, figure):
             )
             assert process.stdout.readline() == b"start\n"
             begin = time.monotonic()
-            if kills < rounds(2, 60):
+            if longest is not None and kills < rounds(2, 60):
                 time.sleep(rng.uniform(0, longest))
                 process.send_signal(signal.SIGKILL)
             returned = process.wait()
             process.stdout.close()
-            if returned == 0:
-                longest = max(longest, time.monotonic() - begin)
-            kills += returned == -signal.SIGKILL
+            if longest is None:
+                # The first one is left alone, to know how long it takes.
+                longest = time.monotonic() - begin
             found = codes_of(out)
-            done_at_kills.add(len(found))
+            if returned == -signal.SIGKILL:
+                kills += 1
+                done_at_kills.add(len(found))
             assert all(found[name] == whole[name] for name in found)
             if ids.exists():
                 made = ShardedCatalogue(ids)
@@ -110,10 +113,12 @@ def test_killed_at_any_moment_it_goes_on(tmp_path, rounds, figure):
         assert_array_equal(ShardedCatalogue(ids).lookup(range(len(X))), model.ids_)
         left = [path.name for path in tmp_path.rglob("*.tmp")]
         assert left == []
+    assert kills >= rounds(2, 60)
+    assert len(done_at_kills) >= rounds(1, 3)
     figure(
         "shard runner: kill -9 at random moments, then --resume",
-        f"{kills} kills of {runs} jobs, after {len(done_at_kills)} different numbers "
-        "of files: every file old or new, codes and IDs as without a kill",
+        f"{kills} kills of {runs} jobs, at {len(done_at_kills)} different numbers of "
+        "files: every one of them old or new, codes and IDs as without a kill",
     )
 
 
