@@ -37,11 +37,12 @@ import numpy as np
 import torch
 from sklearn.cluster import KMeans
 from tabulate import tabulate
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from sk_rqkplus import RQKMeans, metrics
 from sk_rqkplus._lloyd import lloyd
 from sk_rqkplus._nearest import Codewords, nearest
+from sk_rqkplus._points import Points
 
 SHARED = Path(__file__).parents[2] / "shared"
 RESULTS = Path(__file__).parent / "results"
@@ -499,7 +500,8 @@ def iteration_rows(outcomes: list[Outcome], rows: np.ndarray, K: int) -> list[Ro
 
 
 def our_lloyd(rows, start, n_iter):
-    level = lloyd(torch.from_numpy(rows), torch.from_numpy(start), n_iter, 0.0)
+    points = Points(torch.from_numpy(rows))
+    level = lloyd(points, torch.from_numpy(start), n_iter, 0.0)
     return level.codebook.numpy()
 
 
@@ -890,7 +892,9 @@ def machine(threads: int) -> str:
         except importlib.metadata.PackageNotFoundError:
             versions.append(f"no {package}")
     cores = f"{os.cpu_count()} cores, {threads} threads"
-    return f"{model}, {amx} AMX, {cores}; {', '.join(versions)}."
+    kernels = {lib.get("architecture") for lib in threadpool_info()} - {None}
+    kernels = ", ".join(f"OpenBLAS for {kernel}" for kernel in sorted(kernels))
+    return f"{model}, {amx} AMX, {cores}; {kernels}; {', '.join(versions)}."
 
 
 def limit_threads(threads: int) -> None:
@@ -954,6 +958,10 @@ def run_case(name: str, setup: Setup) -> bool:
 
 def main() -> None:
     args = arguments()
+    if "OPENBLAS_CORETYPE" in os.environ:
+        raise SystemExit(
+            "Unset OPENBLAS_CORETYPE: peers would be slower than they are."
+        )
     # A large file is removed also where the run is ended from outside.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     limit_threads(args.threads)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from sk_rqkplus._products import scores_into
 from sk_rqkplus._threads import floor_power, join_chunks, scratch
 
 FLOAT32_ROUNDOFF = 2.0**-24
@@ -149,7 +150,7 @@ def _fast_pass(
 ) -> tuple[Tensor, Tensor]:
     """Float32 labels, and which of them rounding cannot have changed."""
     scores = scratch("scores", (len(rows), len(words)), rows.device)
-    torch.addmm(words.offsets, rows, words.codebook.T, alpha=-2, out=scores)
+    scores_into(scores, rows, words.codebook, words.offsets)
     labels, best, next_best = best_two(scores)
     # An overflow makes the margin NaN, and a NaN is not certain either.
     return labels, next_best - best > 2 * score_error(rows, words, noise)

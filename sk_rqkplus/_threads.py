@@ -11,9 +11,11 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from functools import cache
 from typing import TypeVar
 
 import torch
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 Result = TypeVar("Result")
@@ -30,6 +32,8 @@ CPU = torch.device("cpu")
 _lock = threading.Lock()
 # How many threads hold torch to one, and the count before the first of them did.
 _users, _before = 0, 1
+# Gives NumPy's BLAS its threads back: it has one count for all threads of the process.
+_unlimit: Callable[[], None] | None = None
 # Workers are kept: a new thread would allocate the buffers of its products anew.
 _pools: dict[int, ThreadPoolExecutor] = {}
 _worker = threading.local()
@@ -40,6 +44,8 @@ def _after_fork() -> None:
     global _lock, _users
     _pools.clear()
     _lock, _users = threading.Lock(), int(_depth() > 0)
+    if not _users:
+        _give_back_blas()
 
 
 if hasattr(os, "register_at_fork"):  # Windows does not fork.
@@ -136,13 +142,32 @@ def inside_chunk() -> Iterator[None]:
         _worker.active = before
 
 
+@cache
+def _blas() -> ThreadpoolController:
+    """Libraries of matrix products; those loaded later are not ours."""
+    return ThreadpoolController().select(user_api="blas")
+
+
+def _limit_blas() -> None:
+    global _unlimit
+    _unlimit = _blas().limit(limits=1).restore_original_limits
+
+
+def _give_back_blas() -> None:
+    global _unlimit
+    if _unlimit is not None:
+        _unlimit()
+        _unlimit = None
+
+
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Let torch compute in one thread, and restore its number of threads.
+    """Let torch and BLAS compute in one thread, and restore their numbers of threads.
 
     torch has one count per thread, which a thread takes over from the last one that set
     its own. Every thread restores what it had itself, or, where it was born while
-    another computed alone, what that one had before.
+    another computed alone, what that one had before. BLAS has its own back when nobody
+    computes alone any more.
     """
     global _users, _before
     if _depth() == 0:
@@ -150,6 +175,7 @@ def one_thread() -> Iterator[None]:
             _worker.count = _own_count()
             if _users == 0:
                 _before = _worker.count
+                _limit_blas()
             _users += 1
             torch.set_num_threads(1)
     _worker.depth = _depth() + 1
@@ -161,6 +187,8 @@ def one_thread() -> Iterator[None]:
             with _lock:
                 _users -= 1
                 torch.set_num_threads(_worker.count)
+                if _users == 0:
+                    _give_back_blas()
 
 
 def chunk_rows(n_rows: int, most: int) -> int:

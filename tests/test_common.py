@@ -64,7 +64,7 @@ LAYERS = [
         "_version",
         "_warn",
     },
-    {"_advice", "_inputs", "_prefixes", "_treemap"},
+    {"_advice", "_inputs", "_prefixes", "_products", "_treemap"},
     {"_neighbours", "_prefix_tree"},
     {
         "_nearest",

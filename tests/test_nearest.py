@@ -5,7 +5,7 @@ import pytest
 import torch
 from numpy.testing import assert_array_equal
 
-from sk_rqkplus import _nearest
+from sk_rqkplus import _nearest, _products
 from sk_rqkplus._nearest import Codewords, nearest
 from sk_rqkplus._residual import decode, encode
 
@@ -20,6 +20,12 @@ def brute_force(X, codebooks, prices, mean):
         codes.append((np.square(difference).sum(-1) + price).argmin(1))
         residual -= book[codes[-1]]
     return np.stack(codes, axis=1)
+
+
+@pytest.fixture(params=[False, True], ids=["torch", "numpy"], autouse=True)
+def product(request, monkeypatch):
+    """Products by either library."""
+    monkeypatch.setattr(_products, "numpy_is_faster", lambda: request.param)
 
 
 @pytest.fixture(params=MEANS)

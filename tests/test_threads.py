@@ -1,9 +1,11 @@
 """Chunks in order, errors that stop the work, and settings that are put back."""
 
+import os
 import threading
 
 import pytest
 import torch
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from sk_rqkplus._threads import (
     chunk_rows,
@@ -89,6 +91,51 @@ def test_one_thread_is_restored_by_the_last_to_leave(two_threads):
             assert torch.get_num_threads() == 1
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == 2
+
+
+def blas_threads():
+    """Thread counts of all libraries of matrix products."""
+    return [
+        lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "blas"
+    ]
+
+
+def test_blas_has_its_threads_back_when_nobody_computes_alone(two_threads):
+    with threadpool_limits(2, user_api="blas"):
+        before = blas_threads()
+        assert set(before) == {2}
+        with one_thread():
+            assert set(blas_threads()) == {1}
+            other = threading.Thread(target=lambda: [*map_chunks(str, 9, 2)])
+            other.start()
+            other.join()
+            assert set(blas_threads()) == {1}
+        assert blas_threads() == before
+        with pytest.raises(ValueError, match="stop"), one_thread():
+            raise ValueError("stop")
+        assert blas_threads() == before
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_fork_of_another_thread_has_blas_threads_back(two_threads):
+    with threadpool_limits(2, user_api="blas"):
+        inside, forked = threading.Event(), threading.Event()
+
+        def compute():
+            with one_thread():
+                inside.set()
+                forked.wait()
+
+        thread = threading.Thread(target=compute)
+        thread.start()
+        inside.wait()
+        pid = os.fork()
+        if pid == 0:
+            os._exit(max(blas_threads()))
+        forked.set()
+        thread.join()
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 2
 
 
 def test_one_thread_is_restored_after_an_error(two_threads):
