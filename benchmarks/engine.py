@@ -27,7 +27,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
@@ -698,14 +698,14 @@ def scale(setup: Setup) -> list[Row]:
     """Large catalogues, 384 features, 3 x 256; the target at a million rows is 120 s.
 
     With --huge also ten million rows in a memory-mapped file, fitted on a sample of
-    250,000, in a fresh process. Its private memory (RssAnon) is sampled every 50 ms;
+    100,000, in a fresh process. Its private memory (RssAnon) is sampled every 50 ms;
     the file is not in it, nor is what the process held before the fit.
     """
     table = [scale_in_memory(setup)]
     if setup.huge:
         blocks.cache_clear()
         gc.collect()
-        params = {"balance": "last", "max_samples": setup.count(250_000)}
+        params = {"balance": "last", "max_samples": setup.count(100_000)}
         table.append(in_fresh_process(setup, params))
     return table
 
@@ -895,6 +895,19 @@ def machine(threads: int) -> str:
     kernels = {lib.get("architecture") for lib in threadpool_info()} - {None}
     kernels = ", ".join(f"OpenBLAS for {kernel}" for kernel in sorted(kernels))
     return f"{model}, {amx} AMX, {cores}; {kernels}; {', '.join(versions)}."
+
+
+def check_kernels() -> None:
+    """The same kernels in all libraries: that of faiss may not know the processor."""
+    with suppress(ImportError):
+        import faiss  # noqa: F401
+    libraries = [lib for lib in threadpool_info() if lib["user_api"] == "blas"]
+    kernels = sorted({lib["architecture"] for lib in libraries})
+    if len(kernels) > 1:
+        raise SystemExit(
+            f"OpenBLAS takes kernels for {' and '.join(kernels)}. Set OPENBLAS_CORETYPE "
+            "to the one that is the fastest here, for a fair race."
+        )
 
 
 def limit_threads(threads: int) -> None:

@@ -53,7 +53,6 @@ LAYERS = [
         "_extras",
         "_files",
         "_groups",
-        "_memory",
         "_pairs",
         "_pipelines",
         "_template",
@@ -64,7 +63,7 @@ LAYERS = [
         "_version",
         "_warn",
     },
-    {"_advice", "_inputs", "_prefixes", "_products", "_treemap"},
+    {"_advice", "_inputs", "_memory", "_prefixes", "_products", "_treemap"},
     {"_neighbours", "_prefix_tree"},
     {
         "_nearest",
