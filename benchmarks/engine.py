@@ -892,20 +892,22 @@ def machine(threads: int) -> str:
         except importlib.metadata.PackageNotFoundError:
             versions.append(f"no {package}")
     cores = f"{os.cpu_count()} cores, {threads} threads"
-    kernels = {lib.get("architecture") for lib in threadpool_info()} - {None}
-    kernels = ", ".join(f"OpenBLAS for {kernel}" for kernel in sorted(kernels))
-    return f"{model}, {amx} AMX, {cores}; {kernels}; {', '.join(versions)}."
+    blas = ", ".join(f"OpenBLAS for {kernel}" for kernel in kernels())
+    return f"{model}, {amx} AMX, {cores}; {blas}; {', '.join(versions)}."
+
+
+def kernels() -> list[str]:
+    """Processors that the libraries of matrix products take this one for."""
+    return sorted({lib.get("architecture") for lib in threadpool_info()} - {None})
 
 
 def check_kernels() -> None:
     """The same kernels in all libraries: that of faiss may not know the processor."""
     with suppress(ImportError):
         import faiss  # noqa: F401
-    libraries = [lib for lib in threadpool_info() if lib["user_api"] == "blas"]
-    kernels = sorted({lib["architecture"] for lib in libraries})
-    if len(kernels) > 1:
+    if len(kernels()) > 1:
         raise SystemExit(
-            f"OpenBLAS takes kernels for {' and '.join(kernels)}. Set "
+            f"OpenBLAS takes kernels for {' and '.join(kernels())}. Set "
             "OPENBLAS_CORETYPE to the one that is the fastest here, for a fair race."
         )
 

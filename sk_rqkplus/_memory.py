@@ -45,13 +45,15 @@ def check_memory(needed: int, n_rows: int, device: torch.device, advice: str) ->
     there = available_bytes(device)
     if there is None or needed <= there / UNCERTAINTY:
         return
+    refused = needed > there * UNCERTAINTY
     message = (
         f"n_samples={n_rows} need about {needed / 2**30:.2f} GiB, which should be "
-        f"{{}} {there / 2**30:.2f} GiB, the memory available. {advice}"
+        f"{'<=' if refused else 'well below'} {there / 2**30:.2f} GiB, the memory "
+        f"available. {advice}"
     )
-    if needed > there * UNCERTAINTY:
-        raise MemoryError(message.format("<="))
-    warn(message.format("well below"))
+    if refused:
+        raise MemoryError(message)
+    warn(message)
 
 
 def available_bytes(device: torch.device, root: Path = Path("/")) -> int | None:

@@ -178,19 +178,18 @@ def _inside(
 
 
 def _corners(sketches: np.ndarray, tolerance: float) -> np.ndarray:
-    """Cells of sketches, as whole numbers."""
+    """Cells of sketches, as whole numbers, those below zero from the top."""
+    cells = np.floor(sketches.astype(np.float64) / (CELL * tolerance))
     with np.errstate(invalid="ignore"):
-        return np.floor(sketches.astype(np.float64) / (CELL * tolerance)).astype(
-            np.int64
-        )
+        return cells.astype(np.int64).view(np.uint64)
 
 
-def _hash(corners: np.ndarray) -> np.ndarray:
-    """One number per cell, which far ones may share."""
-    total = np.zeros(len(corners), dtype=np.uint64)
-    for column, weight in zip(corners.view(np.uint64).T, WEIGHTS, strict=False):
-        total += column * weight
-    return total >> np.uint64(2)
+def _hash(words: np.ndarray) -> np.ndarray:
+    """One number per row of unsigned integers, which different ones may share."""
+    hashes = np.zeros(len(words), dtype=np.uint64)
+    for word, weight in zip(words.T, WEIGHTS[: words.shape[1]], strict=True):
+        hashes += word * weight
+    return hashes
 
 
 def _occur_in(values: np.ndarray, ordered: np.ndarray) -> np.ndarray:
@@ -213,9 +212,7 @@ def _among(values: np.ndarray, ordered: np.ndarray) -> np.ndarray:
 def _equal_rows(codes: np.ndarray, sketches: np.ndarray) -> np.ndarray:
     """Number the groups of equal rows, found by a hash that is checked."""
     words = np.ascontiguousarray(sketches + np.float32(0)).view(np.uint32)
-    hashes = codes.astype(np.uint64) * WEIGHTS[N_SKETCH]
-    for word, weight in zip(words.T, WEIGHTS[:N_SKETCH], strict=True):
-        hashes += word * weight
+    hashes = codes.astype(np.uint64) * WEIGHTS[N_SKETCH] + _hash(words)
     shift = np.uint64(2 + len(codes).bit_length())
     ordered, order = stable_sort((hashes >> shift).view(np.int64))
     again = np.flatnonzero(ordered[1:] == ordered[:-1]) + 1
