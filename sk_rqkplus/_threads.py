@@ -53,7 +53,8 @@ if hasattr(os, "register_at_fork"):  # Windows does not fork.
 
 
 def _mark_worker() -> None:
-    _worker.active = True
+    # As if inside of one_thread for ever: one that it enters must not restore more.
+    _worker.active, _worker.depth = True, 1
     torch.set_num_threads(1)
 
 
