@@ -698,14 +698,14 @@ def scale(setup: Setup) -> list[Row]:
     """Large catalogues, 384 features, 3 x 256; the target at a million rows is 120 s.
 
     With --huge also ten million rows in a memory-mapped file, fitted on a sample of
-    250,000, in a fresh process. Its private memory (RssAnon) is sampled every 50 ms;
+    100,000, in a fresh process. Its private memory (RssAnon) is sampled every 50 ms;
     the file is not in it, nor is what the process held before the fit.
     """
     table = [scale_in_memory(setup)]
     if setup.huge:
         blocks.cache_clear()
         gc.collect()
-        params = {"balance": "last", "max_samples": setup.count(250_000)}
+        params = {"balance": "last", "max_samples": setup.count(100_000)}
         table.append(in_fresh_process(setup, params))
     return table
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sk_rqkplus import RQKMeans
+from sk_rqkplus import RQKMeans, _rough
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 CHUNK_ROWS = 4096
@@ -71,6 +71,17 @@ def bf16_products():
         matmul.fp32_precision = before
 
 
+@contextmanager
+def first_look(wanted):
+    """Whether a product in bfloat16 comes first, whatever is faster here."""
+    before = _rough.bfloat16_is_faster
+    _rough.bfloat16_is_faster = lambda: wanted
+    try:
+        yield
+    finally:
+        _rough.bfloat16_is_faster = before
+
+
 def in_batches(rq, X, size):
     """``transform`` of consecutive batches."""
     parts = [rq.transform(X[i : i + size]) for i in range(0, len(X), size)]
@@ -100,6 +111,10 @@ def check(title, rq, X):
     total += report("permuted", rq.transform(X[order]), expected[order])
     with bf16_products():
         total += report("bfloat16 inside products", rq.transform(X), expected)
+    for wanted in (False, True):
+        with first_look(wanted):
+            name = f"first look {'in bfloat16' if wanted else 'in float32'}"
+            total += report(name, rq.transform(X), expected)
     return total
 
 

@@ -35,6 +35,7 @@ from sk_rqkplus._journal import NO_JOURNAL, keep_journal
 from sk_rqkplus._lloyd import balance_prices, bytes_to_fit, count_distinct
 from sk_rqkplus._nearest import Codewords
 from sk_rqkplus._networks import ResidualQuantizer, RQVAEModule, VectorQuantizer
+from sk_rqkplus._products import can_bfloat16
 from sk_rqkplus._progress import progress
 from sk_rqkplus._published import read_published
 from sk_rqkplus._residual import Leftover
@@ -45,7 +46,6 @@ from sk_rqkplus._training import (
     OPTIMIZERS,
     Rows,
     RQVAENet,
-    can_bfloat16,
     make_accelerated_net,
     make_accelerator,
 )

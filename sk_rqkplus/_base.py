@@ -541,7 +541,7 @@ class BaseQuantizer(
             for book, code in zip(before, codes[rows].T, strict=False):
                 residual = residual - torch.from_numpy(book[code]).to(device)
             # In fixed point: copies of a row must tie exactly.
-            return fixed_point_distances(residual, last)
+            return fixed_point_distances(residual, last, fine=False)
 
         return distances
 

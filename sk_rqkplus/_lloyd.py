@@ -349,7 +349,7 @@ def _start(
     index = torch.as_tensor(chosen, device=rows.device)
     coarse = lloyd(Points(few), few[index], max_iter, tol)
     labels = nearest(few, Codewords(coarse.codebook))
-    stats = member_sums(rows, labels, size)
+    stats = member_sums(rows, labels, size, exact=False)
     means, empty = stats.means(), stats.counts == 0
     means[empty] = rows[index[empty]]
     return means

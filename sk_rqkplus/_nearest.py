@@ -1,10 +1,11 @@
 """Exact nearest codeword: a fast pass, a proof, and float64 where the proof fails.
 
 Every code in this package is decided here. Scores ``||c||^2 + price - 2 r.c`` come from
-one float32 matrix product per tile. A rounding-error bound then tells which rows have
-a margin between best and runner-up that no rounding could have reversed; the others are
-decided again in float64. The answer is therefore the float64 argmin, ties to the lower
-index, whatever the tile, the thread count, the device or the precision of the product.
+one matrix product per tile, in bfloat16 where a processor is fast at it. A
+rounding-error bound then tells which rows have a margin between best and runner-up that
+no rounding could have reversed; the others are decided again in float32, and what is
+left in float64. The answer is therefore the float64 argmin, ties to the lower index,
+whatever the tile, the thread count, the device or the precision of the product.
 """
 
 from collections.abc import Callable
@@ -13,13 +14,29 @@ import torch
 from torch import Tensor
 
 from sk_rqkplus._products import scores_into
-from sk_rqkplus._threads import floor_power, join_chunks, scratch
+from sk_rqkplus._rough import (
+    LEAST_ROWS,
+    SMALLEST,
+    RoughCodewords,
+    rough_codewords,
+    rough_labels,
+)
+from sk_rqkplus._threads import (
+    chunk_rows,
+    fill_chunks,
+    floor_power,
+    n_workers,
+    scratch,
+    split_rows,
+)
 
 FLOAT32_ROUNDOFF = 2.0**-24
 # Scores of one tile: 2 MB stay in the cache of a CPU core, a GPU wants larger launches.
 TILE_SCORES = {"cpu": 2**19, "cuda": 2**26}
 MIN_TILE_ROWS = 256
 EXACT_SCORES = 2**22
+# A first look in bfloat16 that leaves more of a tile open is not worth another one.
+MOST_OPEN = 0.4
 
 
 class Codewords:
@@ -44,6 +61,7 @@ class Codewords:
         self.offsets = offsets.float()
         self.largest_offset = float(offsets.abs().max())
         self.largest_norm = float(self.exact.norm(dim=1).max())
+        self.rough = rough_codewords(codebook, offsets)
 
     def __len__(self) -> int:
         return len(self.codebook)
@@ -76,9 +94,10 @@ def nearest(rows: Tensor, words: Codewords) -> Tensor:
         ``argmin_k ||r - c_k||^2 + price_k``, ties to the lower index.
     """
     step = tile_rows(len(words), rows.shape[1], rows.device)
-    return join_chunks(
-        lambda tile: nearest_in_tile(rows[tile], words), len(rows), step, rows.device
-    )
+    if n_workers() > 1:
+        step = chunk_rows(len(rows), step)
+    tiles = split_rows(len(rows), step)
+    return fill_chunks(lambda t: nearest_in_tile(rows[t], words), tiles, rows.device)
 
 
 def nearest_in_tile(
@@ -110,7 +129,12 @@ def nearest_in_tile(
     labels : Tensor of shape (n_rows,), int64
         ``argmin_k ||r - c_k||^2 + price_k``, ties to the lower index.
     """
-    labels, certain = _fast_pass(rows, words, noise)
+    # Another thread may give up on it.
+    rough = words.rough
+    if rough is None or len(rows) < LEAST_ROWS:
+        labels, certain = _fast_pass(rows, words, noise)
+    else:
+        labels, certain = _rough_pass(rows, words, rough, noise)
     doubtful = torch.nonzero(~certain).squeeze(1)
     if len(doubtful):
         source = rows if exact_rows is None else exact_rows
@@ -145,6 +169,21 @@ def best_two(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return labels, best, scores.amin(dim=1)
 
 
+def _rough_pass(
+    rows: Tensor, words: Codewords, rough: RoughCodewords, noise: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Labels in bfloat16, of what is open then in float32, and which are certain."""
+    norms = row_norms(rows)
+    labels, margins = rough_labels(rows, rough, norms, noise)
+    certain = margins > 2 * _sum_error(norms, words)
+    left = torch.nonzero(~certain).squeeze(1)
+    if len(left) > MOST_OPEN * len(rows):
+        words.rough = None
+    noise = noise if noise is None else noise[left]
+    labels[left], certain[left] = _fast_pass(rows[left], words, noise)
+    return labels, certain
+
+
 def _fast_pass(
     rows: Tensor, words: Codewords, noise: Tensor | None
 ) -> tuple[Tensor, Tensor]:
@@ -157,23 +196,33 @@ def _fast_pass(
 
 
 def score_error(rows: Tensor, words: Codewords, noise: Tensor | None) -> Tensor:
-    """Bound of the rounding error of any score of each row.
-
-    A float32 inner product of n terms is off by at most ``n u sum |r_j c_j|``
-    (Higham, Accuracy and Stability of Numerical Algorithms, 3.1), and the sum is at
-    most ``||r|| ||c||``. Eight more units cover the offset and the final additions.
-    """
-    n_features = rows.shape[1]
-    norms = rows.norm(dim=1) * (1 + 2 * n_features * FLOAT32_ROUNDOFF)
-    gamma = (n_features + 8) * FLOAT32_ROUNDOFF * 1.05
-    product = 2 * words.largest_norm * norms
-    error = gamma * (product + words.largest_offset)
+    """Bound of the rounding error of any score of each row."""
+    norms = row_norms(rows)
+    error = _sum_error(norms, words)
     # Inputs rounded to u inside the product shift it by up to 2u + u^2.
     inside = _input_roundoff(rows.device)
-    error = error + inside * (2 + inside) * product
+    error = error + inside * (2 + inside) * 2 * words.largest_norm * norms
     if noise is not None:
         error = error + 2 * words.largest_norm * noise
     return error
+
+
+def _sum_error(norms: Tensor, words: Codewords) -> Tensor:
+    """Bound of the rounding error of a score as a sum in float32.
+
+    An inner product of n terms is off by at most ``n u sum |r_j c_j|`` (Higham,
+    Accuracy and Stability of Numerical Algorithms, 3.1), and the sum is at most
+    ``||r|| ||c||``. Eight more units cover the offset and the final additions.
+    """
+    n_features = words.codebook.shape[1]
+    gamma = (n_features + 8) * FLOAT32_ROUNDOFF * 1.05
+    sizes = 2 * words.largest_norm * norms + words.largest_offset
+    return gamma * sizes + n_features * SMALLEST
+
+
+def row_norms(rows: Tensor) -> Tensor:
+    """Norms of rows, not below the exact ones."""
+    return rows.norm(dim=1) * (1 + 2 * rows.shape[1] * FLOAT32_ROUNDOFF)
 
 
 def _input_roundoff(device: torch.device) -> float:

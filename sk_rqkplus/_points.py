@@ -54,8 +54,8 @@ class Points:
     def remember(self, codebook: Tensor, labels: Tensor) -> None:
         """Take labels over that are known for a codebook."""
         self._codebook, self.labels = codebook, labels
-        for block, part in zip(self.blocks(), self._split(labels), strict=True):
-            if block is not self:
+        if len(self._blocks) > 1:
+            for block, part in zip(self._blocks, self._split(labels), strict=True):
                 block.remember(codebook, part)
 
     def blocks(self) -> list["Points"]:
@@ -63,6 +63,8 @@ class Points:
         if not self._blocks:
             parts = self._split(self.rows)
             self._blocks = [self] if len(parts) < 2 else [Points(p) for p in parts]
+            if self.labels is not None and self._codebook is not None:
+                self.remember(self._codebook, self.labels)
         return self._blocks
 
     def _split(self, values: Tensor) -> list[Tensor]:

@@ -1,8 +1,9 @@
-"""Scores of rows and codewords, by the faster of two libraries on a CPU.
+"""Scores of rows and codewords, by the fastest product that a processor has.
 
 torch's library of matrix products uses half the width of some processors, and NumPy's
-the whole, or the other way round. Products differ in rounding; what needs the same bits
-everywhere uses torch alone, and what is proved afterwards may use either.
+the whole, or the other way round; and some have instructions for bfloat16. Products
+differ in rounding; what needs the same bits everywhere uses torch's in float32 alone,
+and what is proved afterwards may use any.
 """
 
 import time
@@ -51,23 +52,64 @@ def _by_numpy(out: Tensor, rows: Tensor, codebook: Tensor) -> None:
 
 
 @cache
-def numpy_is_faster() -> bool:
-    """Whether NumPy's products are much faster than torch's here, by trial.
+def trial() -> dict[str, float]:
+    """Seconds that the products of this process take.
 
     Returns
     -------
-    faster : bool
-        The same for the life of the process.
+    times : dict of str to float
+        Of "torch" and "numpy" in float32, and of "bfloat16"; the same for the life of
+        the process. A product that the processor has no instructions for takes for
+        ever.
     """
     n_rows, n_codewords, n_features = TRIAL
     generator = torch.Generator().manual_seed(0)
     rows = torch.rand(n_rows, n_features, generator=generator)
     book = torch.rand(n_codewords, n_features, generator=generator)
     out = torch.empty(n_rows, n_codewords)
+    times = {"bfloat16": np.inf}
     with one_thread():
-        numpy_time = _least_time(lambda: _by_numpy(out, rows, book))
-        torch_time = _least_time(lambda: torch.mm(rows, book.T, out=out))
-    return torch_time > WORTH * numpy_time
+        times["numpy"] = _least_time(lambda: _by_numpy(out, rows, book))
+        times["torch"] = _least_time(lambda: torch.mm(rows, book.T, out=out))
+        if can_bfloat16(rows.device):
+            short, out = book.T.bfloat16(), out.bfloat16()
+            times["bfloat16"] = _least_time(
+                lambda: torch.mm(rows.bfloat16(), short, out=out)
+            )
+    return times
+
+
+def numpy_is_faster() -> bool:
+    """Whether NumPy's products are much faster than torch's here, by trial."""
+    times = trial()
+    return times["torch"] > WORTH * times["numpy"]
+
+
+def bfloat16_is_faster() -> bool:
+    """Whether products in bfloat16 are much faster than in float32, by trial."""
+    times = trial()
+    return min(times["torch"], times["numpy"]) > WORTH * times["bfloat16"]
+
+
+def can_bfloat16(device: torch.device) -> bool:
+    """Whether a device has instructions for products in bfloat16.
+
+    Parameters
+    ----------
+    device : torch.device
+        A CPU or a GPU.
+
+    Returns
+    -------
+    fast : bool
+        True for GPUs with tensor cores for it, and processors with instructions for it.
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if not hasattr(torch.cpu, "get_capabilities"):  # torch of 2024 and 2025
+        return False
+    known = torch.cpu.get_capabilities()
+    return bool(known.get("amx_bf16") or known.get("avx512_bf16"))
 
 
 def _least_time(function: Callable[[], object]) -> float:

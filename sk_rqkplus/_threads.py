@@ -78,8 +78,13 @@ def _pool(n_helpers: int) -> ThreadPoolExecutor:
         return _pools[n_helpers]
 
 
-def scratch(name: str, shape: Sequence[int], device: torch.device) -> Tensor:
-    """A float32 buffer of this thread, for values that a chunk needs for a moment.
+def scratch(
+    name: str,
+    shape: Sequence[int],
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """A buffer of this thread, for values that a chunk needs for a moment.
 
     Memory that is allocated for every chunk comes from the system page by page, which
     takes longer than the chunk's arithmetic.
@@ -95,17 +100,20 @@ def scratch(name: str, shape: Sequence[int], device: torch.device) -> Tensor:
     device : torch.device
         Where it is; a GPU's allocator keeps buffers by itself.
 
+    dtype : torch.dtype, default=torch.float32
+        Type of its values, one for each name.
+
     Returns
     -------
-    buffer : Tensor of such a shape, float32
+    buffer : Tensor of such a shape
         Values are whatever was there.
     """
     if device.type != "cpu":
-        return torch.empty(shape, device=device)
+        return torch.empty(shape, device=device, dtype=dtype)
     buffers = _worker.__dict__.setdefault("buffers", {})
     size = shape[0] * shape[1]
     if name not in buffers or len(buffers[name]) < size:
-        buffers[name] = torch.empty(size)
+        buffers[name] = torch.empty(size, dtype=dtype)
     return buffers[name][:size].view(shape)
 
 

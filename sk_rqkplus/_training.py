@@ -316,24 +316,3 @@ def make_accelerated_net(module, accelerator, **options) -> RQVAENet:
     # The accelerator places the module.
     options["device"] = None
     return AcceleratedNet(module, accelerator=accelerator, **options)
-
-
-def can_bfloat16(device: torch.device) -> bool:
-    """Whether products in bfloat16 are fast on a device.
-
-    Parameters
-    ----------
-    device : torch.device
-        A CPU or a GPU.
-
-    Returns
-    -------
-    fast : bool
-        True for GPUs with tensor cores for it, and processors with instructions for it.
-    """
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    if not hasattr(torch.cpu, "get_capabilities"):  # torch of 2024 and 2025
-        return False
-    known = torch.cpu.get_capabilities()
-    return bool(known.get("amx_bf16") or known.get("avx512_bf16"))

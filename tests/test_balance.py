@@ -101,27 +101,30 @@ def test_no_row_is_indifferent_after_a_repair():
     assert (scores[:, 1] - scores[:, 0]).min() > 1e-9
 
 
-def test_fixed_point_distances_are_accurate():
+@pytest.mark.parametrize("fine, error", [(True, 2.0**-40), (False, 2.0**-18)])
+def test_fixed_point_distances_are_accurate(fine, error):
     rows, book = draw(200, 10, n_features=300)
     exact = squared_distances(rows, book)
     norms = rows.double().square().sum(1, keepdim=True).numpy()
-    found = fixed_point_distances(rows.double(), book) + norms
-    assert np.abs(found - exact).max() < 1e-9 * exact.max()
+    found = fixed_point_distances(rows.double(), book, fine=fine) + norms
+    assert np.abs(found - exact).max() < error * exact.max()
 
 
-def test_fixed_point_distances_of_copies_are_equal():
+@pytest.mark.parametrize("fine", [True, False])
+def test_fixed_point_distances_of_copies_are_equal(fine):
     rows, book = draw(301, 10, n_features=77)
     rows[300] = rows[5]
-    found = fixed_point_distances(rows.double(), book)
+    found = fixed_point_distances(rows.double(), book, fine=fine)
     assert_array_equal(found[300], found[5])
 
 
-def test_fixed_point_distances_do_not_depend_on_other_rows():
+@pytest.mark.parametrize("fine", [True, False])
+def test_fixed_point_distances_do_not_depend_on_other_rows(fine):
     rows, book = draw(301, 10, n_features=77)
     rows[7] *= 1e6
-    found = fixed_point_distances(rows.double(), book)
+    found = fixed_point_distances(rows.double(), book, fine=fine)
     for part in (slice(5, 6), slice(0, 7), slice(8, 301)):
-        alone = fixed_point_distances(rows[part].double(), book)
+        alone = fixed_point_distances(rows[part].double(), book, fine=fine)
         assert_array_equal(alone, found[part])
 
 

@@ -64,7 +64,7 @@ LAYERS = [
         "_warn",
     },
     {"_advice", "_inputs", "_memory", "_prefixes", "_products", "_treemap"},
-    {"_neighbours", "_prefix_tree"},
+    {"_neighbours", "_prefix_tree", "_rough"},
     {
         "_nearest",
         "_augment",

@@ -5,7 +5,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
-from sk_rqkplus._training import Rows, can_bfloat16
+from sk_rqkplus._training import Rows
 
 
 @pytest.mark.parametrize("rng", [None, np.random.RandomState(0)])
@@ -54,22 +54,6 @@ def test_processes_share_every_batch(mixed):
         # The mean over processes of weighted means is the mean of the whole batch.
         mean = (weight_1 * one.mean(0) + weight_2 * two.mean(0)) / 2
         assert_allclose(mean, batch.mean(0), atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    "known, fast",
-    [
-        ({"amx_bf16": True}, True),
-        ({"avx512_bf16": True, "amx_bf16": False}, True),
-        ({"avx512_f": True}, False),
-        (None, False),
-    ],
-)
-def test_bfloat16_is_asked_of_the_processor(monkeypatch, known, fast):
-    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
-    if known is not None:
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known, raising=False)
-    assert can_bfloat16(torch.device("cpu")) == fast
 
 
 def test_few_last_rows_join_the_batch_before_them():
