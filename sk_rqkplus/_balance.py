@@ -44,13 +44,17 @@ WARM, COOLING, UNDECIDED_ROWS = 8.0, 0.25, 2.0
 SETTLED, LOOSE, UNSETTLED, MOST_STEPS = 0.1, 2.0, 8.0, 60
 # Largest excess, in rows, before the last step.
 LAST_ROWS = 16
-DAMPING, LEAST_HESITATION, LONGEST_STEP = 0.05, 0.3, 4.0
+# Steps are in units of the temperature. A codeword has overshot if so large a share of
+# its excess turns into one of the other sign.
+DAMPING, LEAST_HESITATION, LONGEST_STEP, OVERSHOT = 0.05, 0.3, 4.0, 0.25
 # Excess, as a share of a codeword's rows, that Newton's method has failed at.
 LONELY, FETCH_ROUNDS = 0.05, 3
-# Above so many codewords Newton's matrix costs more than it saves.
-NEWTON_CODEWORDS = 1024
-# Rows per codeword that may move in the end, those of least margin.
-MOVABLE_ROWS, MOST_MOVABLE = 64, 2**25
+# Above so many codewords Newton's matrix costs more than it saves. It is computed from
+# so many rows per codeword, of those whose largest share is less than this.
+NEWTON_CODEWORDS, CURVATURE_ROWS, DECIDED = 1024, 64, 1 - 1e-4
+# Rows per codeword that may move in the end, those of least margin, and that counts
+# are decided by.
+MOVABLE_ROWS, MOST_MOVABLE, NEAR_ROWS = 64, 2**25, 4
 # Values of rows in float64 that are taken at a time.
 EXACT_VALUES = 2**23
 ROUNDS, PATIENCE, CENTRING_ROUNDS = 8, 2, 30
@@ -447,7 +451,8 @@ def lower_imbalance(
     settled = finished = LOOSE if loose else SETTLED
     if not loose:
         finished = min(settled, LAST_ROWS * n_codewords / len(scores))
-    step = _newton if n_codewords <= NEWTON_CODEWORDS else _ascent
+    newton = _Newton(n_codewords, steady=not loose)
+    step = newton if n_codewords <= NEWTON_CODEWORDS else _ascent
     for _ in range(MOST_STEPS):
         prices, error = step(scores, prices, heat * gap, bounds)
         # Newton's method converges from nearby: cool down only when it has.
@@ -492,36 +497,72 @@ def _distance_to(tile: Tensor, cell: int) -> Tensor:
     return mine - tile.amin(dim=1)
 
 
-def _newton(
-    scores: Scores, prices: Tensor, temperature: float, bounds: Bounds
-) -> tuple[Tensor, float]:
-    """One step of Newton's method; also the imbalance that it started from."""
-    total = scores.total(_moments, prices, temperature)
-    before, counts, overlap = (each.cpu().numpy() for each in (prices, *total))
-    excess = bounds.excess(before, counts)
-    active = np.flatnonzero((before != 0) | (excess != 0))
-    matrix = np.diag(counts) - overlap
-    # Codewords that hardly anyone hesitates about would be thrown far off.
-    matrix[np.diag_indices_from(matrix)] *= 1 + DAMPING
-    matrix[np.diag_indices_from(matrix)] += LEAST_HESITATION
-    with one_thread():
-        step = torch.linalg.solve(
-            torch.from_numpy(matrix[np.ix_(active, active)]),
-            torch.from_numpy(excess[active]),
-        ).numpy()
-    moved = before.copy()
-    moved[active] += temperature * np.clip(step, -LONGEST_STEP, LONGEST_STEP)
-    moved = bounds.anchor(np.where(moved * before < 0, 0.0, moved))
-    return torch.as_tensor(moved, device=prices.device), bounds.error(excess)
+class _Newton:
+    """Steps of Newton's method, shorter ones for codewords that overshoot.
+
+    Parameters
+    ----------
+    n_codewords : int
+        Number of prices.
+
+    steady : bool
+        Whether codewords that overshoot take shorter steps; two of them may hand rows
+        back and forth for ever.
+    """
+
+    def __init__(self, n_codewords: int, steady: bool):
+        self.steady = steady
+        self.longest = np.full(n_codewords, LONGEST_STEP)
+        self.excess = np.zeros(n_codewords)
+
+    def __call__(
+        self, scores: Scores, prices: Tensor, temperature: float, bounds: Bounds
+    ) -> tuple[Tensor, float]:
+        """Prices after a step, and the imbalance that it started from."""
+        most = CURVATURE_ROWS * len(prices) / len(scores)
+        total = scores.total(_moments, prices, temperature, most)
+        before, counts, matrix = (each.cpu().numpy() for each in (prices, *total))
+        excess = bounds.excess(before, counts)
+        if self.steady:
+            self._shorten(excess)
+        active = np.flatnonzero((before != 0) | (excess != 0))
+        # Codewords that hardly anyone hesitates about would be thrown far off.
+        matrix[np.diag_indices_from(matrix)] *= 1 + DAMPING
+        matrix[np.diag_indices_from(matrix)] += LEAST_HESITATION
+        with one_thread():
+            step = torch.linalg.solve(
+                torch.from_numpy(matrix[np.ix_(active, active)]),
+                torch.from_numpy(excess[active]),
+            ).numpy()
+        moved, longest = before.copy(), self.longest[active]
+        moved[active] += temperature * np.clip(step, -longest, longest)
+        moved = bounds.anchor(np.where(moved * before < 0, 0.0, moved))
+        return torch.as_tensor(moved, device=prices.device), bounds.error(excess)
+
+    def _shorten(self, excess: np.ndarray) -> None:
+        turned = -excess * self.excess > OVERSHOT * np.square(self.excess)
+        longer = np.minimum(2 * self.longest, LONGEST_STEP)
+        self.longest = np.where(turned, self.longest / 2, longer)
+        self.excess = excess
 
 
-def _moments(tile: Tensor, temperature: float) -> Moments:
-    """Expected counts of the codewords at a temperature, and how they overlap."""
+def _moments(tile: Tensor, temperature: float, most: float) -> Moments:
+    """Expected counts of the codewords at a temperature, and how prices change them.
+
+    The latter by the rows that hesitate, or a share of ``most`` of all: others have no
+    say, and the product would take most of the time.
+    """
     share = scratch("shares", tile.shape, tile.device)
     torch.softmax(tile.mul_(-1 / temperature), dim=1, out=share)
     # Subnormal numbers would slow the product tenfold.
     torch.threshold_(share, 1e-12, 0.0)
-    return share.sum(0, dtype=torch.float64), (share.T @ share).double()
+    hesitant = torch.nonzero(share.amax(1) < DECIDED).squeeze(1)
+    few = hesitant[:: max(1, int(len(hesitant) / (most * len(share))))]
+    weight = len(hesitant) / max(1, len(few))
+    some = share[few]
+    diagonal = some.sum(0).diag()
+    curvature = torch.addmm(diagonal, some.T, some, beta=weight, alpha=-weight)
+    return share.sum(0).double(), curvature.double()
 
 
 def soft_counts(tile: Tensor, temperature: float) -> Moments:
@@ -630,14 +671,18 @@ def exact_prices(scores: Scores, prices: Tensor, tol: float) -> tuple[Tensor, fl
     found = prices.cpu().numpy()
     best, table, parted = (np.inf, found, 0.0), None, False
     for turn in range(ROUNDS):
+        if turn:
+            # Rounding can only have moved rows of the least margins.
+            n_near = max(NEAR_ROWS * n_codewords, len(scores) // 256)
+            cells, _ = _open_cells(scores, found, bounds, n_near, table)
+            violation = bounds.violation(cells.counts)
+            if violation < best[0]:
+                best = (violation, found, bounds.gap(found, cells.counts))
+            if violation == 0:
+                break
         n_movable = max(MOVABLE_ROWS * n_codewords << turn, len(scores) // 256)
         n_movable = min(n_movable, max(MOST_MOVABLE // n_codewords, 64))
         cells, reach = _open_cells(scores, found, bounds, n_movable, table)
-        violation = bounds.violation(cells.counts)
-        if turn and violation < best[0]:
-            best = (violation, found, bounds.gap(found, cells.counts))
-        if turn and violation == 0:
-            break
         cells.repair(together=parted)
         parted |= cells.parted
         found = cells.centred_prices(reach)

@@ -138,6 +138,34 @@ def test_newton_brings_counts_close():
     assert (counts - 100).abs().max() <= 10
 
 
+def test_curvature_is_that_of_the_rows_that_hesitate():
+    rows, book = draw(4000, 20)
+    tile = torch.from_numpy(squared_distances(rows, book)).float()
+    share = torch.softmax(-tile.double() / 0.5, dim=1)
+    expected = torch.diag(share.sum(0)) - share.T @ share
+    counts, curvature = _balance._moments(tile.clone(), 0.5, 1.0)
+    torch.testing.assert_close(counts, share.sum(0), rtol=1e-4, atol=0.1)
+    torch.testing.assert_close(curvature, expected, rtol=1e-3, atol=0.5)
+    hesitant = int((share.amax(1) < _balance.DECIDED).sum())
+    assert 1000 < hesitant < 4000
+    some = _balance._moments(tile.clone(), 0.5, 500 / 4000)[1]
+    assert not torch.equal(some, curvature)
+    assert (some - expected).norm() < 0.2 * expected.norm()
+    # Equal prices for all move no row.
+    torch.testing.assert_close(some.sum(1), torch.zeros(20).double(), rtol=0, atol=0.1)
+    assert torch.equal(_balance._moments(tile * 1e6, 0.5, 1.0)[1], 0 * expected)
+
+
+def test_codewords_that_overshoot_take_shorter_steps():
+    newton = _balance._Newton(3, steady=True)
+    for excess in ([8, 8, 8], [-7, 1, -1], [6, 1, 1]):
+        newton._shorten(np.array(excess, dtype=float))
+    longest = _balance.LONGEST_STEP
+    assert_array_equal(newton.longest, [longest / 4, longest, longest / 2])
+    newton._shorten(np.array([5.0, 1, 0]))
+    assert_array_equal(newton.longest, [longest / 2, longest, longest])
+
+
 def test_ascent_stands_in_for_newton(monkeypatch):
     monkeypatch.setattr(_balance, "NEWTON_CODEWORDS", 0)
     rows, book = draw(800, 16)
