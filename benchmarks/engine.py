@@ -39,7 +39,7 @@ from sklearn.cluster import KMeans
 from tabulate import tabulate
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from sk_rqkplus import RQKMeans, metrics
+from sk_rqkplus import RQKMeans, _rough, metrics
 from sk_rqkplus._lloyd import lloyd
 from sk_rqkplus._nearest import Codewords, nearest
 from sk_rqkplus._points import Points
@@ -550,8 +550,17 @@ def fast_lloyd(rows, start, n_iter):
     return kmeans.centroids
 
 
+def our_lloyd_in_float32(rows, start, n_iter):
+    faster, _rough.bfloat16_is_faster = _rough.bfloat16_is_faster, lambda: False
+    try:
+        return our_lloyd(rows, start, n_iter)
+    finally:
+        _rough.bfloat16_is_faster = faster
+
+
 LLOYD: dict[str, Callable] = {
     "ours": our_lloyd,
+    "ours, without bfloat16": our_lloyd_in_float32,
     "faiss Kmeans": faiss_lloyd,
     "faiss SuperKmeans": super_lloyd,
     "scikit-learn KMeans": sklearn_lloyd,
@@ -883,8 +892,12 @@ def machine(threads: int) -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     fields = dict(reversed([line.split("\t", 1)[:2] for line in lines if "\t" in line]))
-    model = fields.get("model name", ": unknown CPU").strip(": \t")
-    amx = "with" if "amx_tile" in fields.get("flags", "") else "without"
+    fields = {key: value.strip(": \t") for key, value in fields.items()}
+    model = fields.get("model name", "unknown CPU")
+    model += f" (family {fields.get('cpu family')}, model {fields.get('model')})"
+    flags = fields.get("flags", "").split()
+    bf16 = "with" if "avx512_bf16" in flags else "without"
+    amx = "with" if "amx_tile" in flags else "without"
     versions = []
     for package in ["sk-rqkplus", *PACKAGES, *PEERS.values()]:
         try:
@@ -893,7 +906,8 @@ def machine(threads: int) -> str:
             versions.append(f"no {package}")
     cores = f"{os.cpu_count()} cores, {threads} threads"
     blas = ", ".join(f"OpenBLAS for {kernel}" for kernel in kernels())
-    return f"{model}, {amx} AMX, {cores}; {blas}; {', '.join(versions)}."
+    able = f"{bf16} AVX-512 bfloat16, {amx} AMX"
+    return f"{model}, {able}, {cores}; {blas}; {', '.join(versions)}."
 
 
 def kernels() -> list[str]:

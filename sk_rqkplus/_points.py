@@ -32,6 +32,8 @@ class Points:
         self.labels: Tensor | None = None
         self._codebook: Tensor | None = None
         self._blocks: list[Points] = []
+        # Blocks have one list, of the codewords that were last made ready.
+        self._ready: list[Codewords] = []
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -47,9 +49,19 @@ class Points:
     def assign(self, codebook: Tensor, prices: Tensor | None = None) -> Tensor:
         """Nearest codeword of every row; remembered for this very codebook."""
         if self.labels is None or self._codebook is not codebook:
-            self.remember(codebook, nearest(self.rows, Codewords(codebook, prices)))
+            words = self._make_ready(codebook, prices)
+            self.remember(codebook, nearest(self.rows, words))
         assert self.labels is not None
         return self.labels
+
+    def _make_ready(self, codebook: Tensor, prices: Tensor | None) -> Codewords:
+        if prices is not None:
+            return Codewords(codebook, prices)
+        ready = self._ready[0] if self._ready else None
+        if ready is None or ready.codebook is not codebook:
+            ready = Codewords(codebook)
+            self._ready[:] = [ready]
+        return ready
 
     def remember(self, codebook: Tensor, labels: Tensor) -> None:
         """Take labels over that are known for a codebook."""
@@ -63,6 +75,8 @@ class Points:
         if not self._blocks:
             parts = self._split(self.rows)
             self._blocks = [self] if len(parts) < 2 else [Points(p) for p in parts]
+            for block in self._blocks:
+                block._ready = self._ready
             if self.labels is not None and self._codebook is not None:
                 self.remember(self._codebook, self.labels)
         return self._blocks

@@ -133,10 +133,9 @@ def rough_labels(
 
 def _largest_two(bounds: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Index of the largest bound of every row, that bound, and the next one."""
-    keys = bounds.view(torch.int16)
-    other = scratch("other keys", keys.shape, keys.device, torch.int16)
-    keys, other = keys.numpy(), other.numpy()
-    _in_order(keys, other)
+    other = scratch("other keys", bounds.shape, bounds.device, torch.int16)
+    keys = bounds.view(torch.int16).numpy()
+    _in_order(keys, other.numpy())
     labels = keys.argmax(axis=1)
     at = np.arange(len(keys)), labels
     best = keys[at]
