@@ -57,7 +57,27 @@ def test_one_iteration_by_hand():
     rows = tensor([[0.0], [1.0], [10.0], [11.0]])
     level = lloyd(Points(rows), tensor([[1.0], [10.0]]), 10, 0.0)
     assert_array_equal(level.codebook, [[0.5], [10.5]])
-    assert level.inertia == pytest.approx(1.0)
+    assert level.inertia == pytest.approx(1.0, rel=1e-5)
+
+
+def test_iterations_go_beyond_the_means_and_end_there():
+    rows = tensor([[0.0], [1.0], [10.0], [11.0]])
+    start = tensor([[1.0], [10.0]])
+    stats = merged_stats(Points(rows), start, exact=True)
+    assert_array_equal(step(stats, Points(rows), start), [[0.5], [10.5]])
+    assert_array_equal(step(stats, Points(rows), start, 1.5), [[0.25], [10.75]])
+    # The last of two iterations starts from there.
+    level = lloyd(Points(rows), start, 2, 0.0)
+    assert level.inertia == pytest.approx(2 * (0.25**2 + 0.75**2))
+    assert_array_equal(level.codebook, [[0.5], [10.5]])
+
+
+def test_an_empty_codeword_does_not_go_beyond_its_row():
+    rows = tensor([[0.0], [1.0], [10.0]])
+    codebook = tensor([[0.5], [100.0]])
+    stats = merged_stats(Points(rows), codebook, exact=True)
+    found = step(stats, Points(rows), codebook, 1.5)
+    assert float(found[1]) == 10.0
 
 
 def test_inertia_never_rises():
