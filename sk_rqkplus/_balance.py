@@ -54,7 +54,7 @@ LONELY, FETCH_ROUNDS = 0.05, 3
 NEWTON_CODEWORDS, CURVATURE_ROWS, DECIDED = 1024, 64, 1 - 1e-4
 # Rows per codeword that may move in the end, those of least margin, and that counts
 # are decided by.
-MOVABLE_ROWS, MOST_MOVABLE, NEAR_ROWS = 64, 2**25, 4
+MOVABLE_ROWS, MOST_MOVABLE, NEAR_ROWS = 64, 2**25, 16
 # Values of rows in float64 that are taken at a time.
 EXACT_VALUES = 2**23
 ROUNDS, PATIENCE, CENTRING_ROUNDS = 8, 2, 30
@@ -606,8 +606,8 @@ def fixed_point_distances(
         The codewords.
 
     fine : bool, default=True
-        To about 2^-42 of the largest distance. If not, to 2^-20, by the first integers
-        alone and in a third of the time.
+        To about 2^-40 of the lengths of row and codeword. If not, to 2^-18, by the
+        first integers alone and in a third of the time.
 
     Returns
     -------
@@ -626,18 +626,18 @@ def fixed_point_distances(
         high = values.round()
         return high, ((values - high) * 2.0**bits).round_(), unit
 
-    high, low, unit = split(codebook, (0, 1))
+    # A unit of its own for each codeword and each row.
+    high, low, unit = split(codebook, (1,))
     cross = torch.cat([low, high], dim=1)
-    norms = (codebook.double() / unit).square().sum(1) * unit.squeeze() ** 2
+    norms = codebook.double().square().sum(1)
 
     def distances(tile: slice) -> np.ndarray:
-        # A unit of its own for each row.
         tile_high, tile_low, tile_unit = split(rows[tile], (1,))
         product = tile_high @ high.T
         if fine:
             both = torch.cat([tile_high, tile_low], dim=1)
             product += (both @ cross.T) * 2.0**-bits
-        return (norms - 2 * product * (tile_unit * unit)).cpu().numpy()
+        return (norms - 2 * product * (tile_unit * unit.T)).cpu().numpy()
 
     step = tile_rows(len(codebook), rows.shape[1], rows.device)
     return np.concatenate(list(map_chunks(distances, len(rows), step, rows.device)))
@@ -670,24 +670,25 @@ def exact_prices(scores: Scores, prices: Tensor, tol: float) -> tuple[Tensor, fl
     bounds = Bounds(len(scores), n_codewords, tol)
     found = prices.cpu().numpy()
     best, table, parted = (np.inf, found, 0.0), None, False
+    most = max(MOST_MOVABLE // n_codewords, 64)
     for turn in range(ROUNDS):
         if turn:
             # Rounding can only have moved rows of the least margins.
             n_near = max(NEAR_ROWS * n_codewords, len(scores) // 256)
-            cells, _ = _open_cells(scores, found, bounds, n_near, table)
+            cells, _ = _open_cells(scores, found, bounds, min(n_near, most), table)
             violation = bounds.violation(cells.counts)
             if violation < best[0]:
                 best = (violation, found, bounds.gap(found, cells.counts))
             if violation == 0:
                 break
+            # The next ones take as much memory.
+            del cells
         n_movable = max(MOVABLE_ROWS * n_codewords << turn, len(scores) // 256)
-        n_movable = min(n_movable, max(MOST_MOVABLE // n_codewords, 64))
-        cells, reach = _open_cells(scores, found, bounds, n_movable, table)
+        cells, reach = _open_cells(scores, found, bounds, min(n_movable, most), table)
         cells.repair(together=parted)
         parted |= cells.parted
         found = cells.centred_prices(reach)
         table = cells.table if np.isinf(reach) else None
-        # The next ones take as much memory.
         del cells
     return torch.as_tensor(best[1], device=prices.device), best[2]
 

@@ -34,8 +34,8 @@ CHUNK_ROWS = 16_384
 RUN_ROWS = 64
 # Lloyd begins on so many rows per codeword, in so many leading directions.
 COARSE_ROWS, COARSE_FEATURES = 128, 64
-# How far codewords go towards the means of their members; 1 is Lloyd's step. Any factor
-# below 2 lowers the inertia, and this one ends 0.6 % lower after as many iterations.
+# How far codewords go towards the means of their members; 1 is Lloyd's step. A factor
+# between 0 and 2 lowers the inertia; this ends 0.6 % lower after as many iterations.
 RELAXATION = 1.5
 # k-means++ looks at so many rows and directions.
 INIT_ROWS, INIT_FEATURES = 4096, 16
@@ -405,7 +405,7 @@ def lloyd(
     for n_iter in range(done + 1, max_iter + 1):
         stats = merged_stats(points, codebook, exact=False)
         before, inertia = inertia, stats.inertia(codebook, squares)
-        # A rise, after an empty codeword was moved, does not end the run.
+        # A rise, by rounding or an empty codeword that was moved, does not end the run.
         settled = n_iter > 1 and 0 <= before - inertia <= tol * before
         last = settled or n_iter == max_iter
         if last:

@@ -9,6 +9,7 @@ whatever the tile, the thread count, the device or the precision of the product.
 """
 
 from collections.abc import Callable
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -57,14 +58,18 @@ class Codewords:
         if prices is None:
             prices = torch.zeros(len(codebook), dtype=torch.float64)
         self.prices = prices.to(codebook.device)
-        offsets = self.exact.square().sum(1) + self.prices
-        self.offsets = offsets.float()
-        self.largest_offset = float(offsets.abs().max())
+        self.exact_offsets = self.exact.square().sum(1) + self.prices
+        self.offsets = self.exact_offsets.float()
+        self.largest_offset = float(self.exact_offsets.abs().max())
         self.largest_norm = float(self.exact.norm(dim=1).max())
-        self.rough = rough_codewords(codebook, offsets)
 
     def __len__(self) -> int:
         return len(self.codebook)
+
+    @cached_property
+    def rough(self) -> RoughCodewords | None:
+        """The codebook for a first look, None where that is not worth it."""
+        return rough_codewords(self.codebook, self.exact_offsets)
 
 
 def tile_rows(n_codewords: int, n_features: int, device: torch.device) -> int:
@@ -217,12 +222,15 @@ def _sum_error(norms: Tensor, words: Codewords) -> Tensor:
     n_features = words.codebook.shape[1]
     gamma = (n_features + 8) * FLOAT32_ROUNDOFF * 1.05
     sizes = 2 * words.largest_norm * norms + words.largest_offset
-    return gamma * sizes + n_features * SMALLEST
+    return gamma * sizes + (2 * n_features + 32) * SMALLEST
 
 
 def row_norms(rows: Tensor) -> Tensor:
     """Norms of rows, not below the exact ones."""
-    return rows.norm(dim=1) * (1 + 2 * rows.shape[1] * FLOAT32_ROUNDOFF)
+    n_features = rows.shape[1]
+    # Squares of small values are zero.
+    lost = (n_features * SMALLEST) ** 0.5
+    return rows.norm(dim=1) * (1 + 2 * n_features * FLOAT32_ROUNDOFF) + lost
 
 
 def _input_roundoff(device: torch.device) -> float:

@@ -21,8 +21,9 @@ ROUNDOFF, UP = 2.0**-8, 1 + 2.0**-7
 N_PARTS, N_MORE, ALIGNED = 3, 4, 32
 # Smaller products are not worth rounding the rows for.
 LEAST_SIZE, LEAST_ROWS = 128, 64
-# Numbers below are taken for zero by the instructions for bfloat16.
-SMALLEST = 2.0**-126
+# Numbers below are taken for zero by the instructions for bfloat16. Codewords count as
+# longer than that, so that zeros among them lose no share of their length.
+SMALLEST, LEAST_LENGTH = 2.0**-126, 2.0**-100
 LOWEST = np.iinfo(np.int16).min
 
 
@@ -41,7 +42,7 @@ class RoughCodewords:
     def __init__(self, codebook: Tensor, offsets: Tensor):
         n_codewords, self.n_features = codebook.shape
         doubled = 2 * codebook.detach().double()
-        norms = doubled.norm(dim=1)
+        norms = doubled.norm(dim=1).clamp(min=LEAST_LENGTH)
         width = -(-(self.n_features + N_MORE) // ALIGNED) * ALIGNED
         self.table = torch.zeros(n_codewords, width, dtype=torch.bfloat16)
         self.table[:, : self.n_features] = doubled
@@ -52,7 +53,7 @@ class RoughCodewords:
         lost = (doubled - self.table[:, : self.n_features].double()).norm(dim=1)
         lost += self.n_features * SMALLEST
         # What rounding takes from a codeword, as a share of its length.
-        self.lost = float((lost / norms).nan_to_num(0.0, posinf=np.inf).max())
+        self.lost = float((lost / norms).max())
         self.lengths = (norms * UP).bfloat16()
         self.table[:, self.n_features + N_PARTS] = self.lengths
 
@@ -84,7 +85,9 @@ def rough_codewords(codebook: Tensor, offsets: Tensor) -> RoughCodewords | None:
     small = min(codebook.shape) < LEAST_SIZE
     if small or codebook.device.type != "cpu" or not bfloat16_is_faster():
         return None
-    return RoughCodewords(codebook, offsets)
+    words = RoughCodewords(codebook, offsets)
+    # An overflow may come out as a NaN that is taken for less than all others.
+    return words if words.table.isfinite().all() else None
 
 
 def rough_labels(

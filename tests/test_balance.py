@@ -111,6 +111,16 @@ def test_fixed_point_distances_are_accurate(fine, error):
 
 
 @pytest.mark.parametrize("fine", [True, False])
+def test_a_large_codeword_does_not_blur_the_others(fine):
+    rows, book = draw(100, 10, n_features=77)
+    before = fixed_point_distances(rows.double(), book, fine=fine)
+    book[3] *= 1e6
+    found = fixed_point_distances(rows.double(), book, fine=fine)
+    others = np.arange(10) != 3
+    assert_array_equal(found[:, others], before[:, others])
+
+
+@pytest.mark.parametrize("fine", [True, False])
 def test_fixed_point_distances_of_copies_are_equal(fine):
     rows, book = draw(301, 10, n_features=77)
     rows[300] = rows[5]

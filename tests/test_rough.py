@@ -115,6 +115,43 @@ def test_what_cannot_be_computed_is_not_certain(rough, value):
     assert certain.mean() > 0.9
 
 
+def test_short_codewords_do_not_spoil_the_look(rough):
+    rows, book = draw(2000, 64, 100)
+    book[3], book[5] = 0, book[5] * 1e-36
+    labels, certain = first_look(rows, book)
+    assert certain.mean() > 0.9
+    expected, _ = brute_force(rows, book)
+    assert_array_equal(labels[certain], expected[certain])
+
+
+def test_squares_that_vanish_are_part_of_the_bound(rough):
+    # In float32 the norm of the rows is zero.
+    n_features, unit = 256, 2.0**-76
+    rows = torch.full((100, n_features), unit)
+    rows[:, :128] *= 1 + 0.49 * 2.0**-7
+    rows[:, -1] *= 1.25
+    book = torch.ones(64, n_features)
+    book[0, 128:] = -1
+    book[1] = -book[0]
+    book[2:, ::2] = -1
+    words = Codewords(book, -torch.full((64,), float(n_features)).double())
+    expected, _ = brute_force(rows, book, -float(n_features))
+    assert (expected == 0).all()
+    assert float(rows.norm(dim=1).max()) == 0
+    assert_array_equal(nearest(rows, words), expected)
+
+
+@pytest.mark.parametrize("value", [-3.4e38, 3.4e38])
+def test_offsets_that_overflow_are_left_to_float32(rough, value):
+    rows, book = draw(100, 16, 32)
+    prices = torch.zeros(16).double()
+    prices[0], prices[1] = value, -1e36
+    words = Codewords(book, prices)
+    assert words.rough is None
+    expected, _ = brute_force(rows, book, prices.numpy())
+    assert_array_equal(nearest(rows, words), expected)
+
+
 def test_equal_codewords_are_not_certain_and_the_first_is_taken(rough):
     rows, book = draw(200, 16, 32)
     book[9] = book[4]
