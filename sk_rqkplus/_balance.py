@@ -41,7 +41,7 @@ CACHED_SCORES, CACHED_SCORES_OF_A_FILE = 2**28, 2**26
 # undecided.
 WARM, COOLING, UNDECIDED_ROWS = 8.0, 0.25, 2.0
 # Largest excess, as a share of a codeword's rows, at which it gets cooler or warmer.
-SETTLED, LOOSE, UNSETTLED, MOST_STEPS = 0.1, 2.0, 8.0, 60
+SETTLED, LOOSE, UNSETTLED, MOST_STEPS = 0.1, 1.0, 8.0, 60
 # Largest excess, in rows, before the last step.
 LAST_ROWS = 16
 # Steps are in units of the temperature. A codeword has overshot if so large a share of
@@ -50,8 +50,8 @@ DAMPING, LEAST_HESITATION, LONGEST_STEP, OVERSHOT = 0.05, 0.3, 4.0, 0.25
 # Excess, as a share of a codeword's rows, that Newton's method has failed at.
 LONELY, FETCH_ROUNDS = 0.05, 3
 # Above so many codewords Newton's matrix costs more than it saves. It is computed from
-# so many rows per codeword, of those whose largest share is less than this.
-NEWTON_CODEWORDS, CURVATURE_ROWS, DECIDED = 1024, 64, 1 - 1e-4
+# so many rows, of those whose largest share is less than this.
+NEWTON_CODEWORDS, CURVATURE_ROWS, DECIDED = 1024, 2**14, 1 - 1e-4
 # Rows per codeword that may move in the end, those of least margin, and that counts
 # are decided by.
 MOVABLE_ROWS, MOST_MOVABLE, NEAR_ROWS = 64, 2**25, 16
@@ -519,7 +519,7 @@ class _Newton:
         self, scores: Scores, prices: Tensor, temperature: float, bounds: Bounds
     ) -> tuple[Tensor, float]:
         """Prices after a step, and the imbalance that it started from."""
-        most = CURVATURE_ROWS * len(prices) / len(scores)
+        most = CURVATURE_ROWS / len(scores)
         total = scores.total(_moments, prices, temperature, most)
         before, counts, matrix = (each.cpu().numpy() for each in (prices, *total))
         excess = bounds.excess(before, counts)
