@@ -157,7 +157,8 @@ def test_training_in_pieces_is_that_of_one_piece(
         for folder in (tmp_path / "whole", tmp_path / "pieces")
     ]
     assert kept[0] == kept[1]
-    assert len(kept[0]) == 5 + 2
+    # Five last ones, and the best by each figure but those that were best before.
+    assert 5 < len(kept[0]) <= 5 + 2
 
 
 def test_codewords_revived_before_a_break_stay_so(X, tmp_path, monkeypatch):
