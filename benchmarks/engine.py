@@ -51,7 +51,7 @@ N_FEATURES = 384
 BLOCK = 100_000  # rows that the bootstrap draws at a time
 EVERY_ROW = 10**9  # faiss: more points per centroid than there are
 REPEATS, SHORT = 3, 30.0
-LONGEST = 400.0  # a growing series ends after a fit of so many seconds
+LONGEST = 60.0  # a growing series ends after a fit of so many seconds
 BYTES = 2**30
 COUNTS = "smallest and largest counts"
 PACKAGES = ["torch", "numpy", "scikit-learn"]
@@ -614,7 +614,7 @@ def limits(rows: torch.Tensor, book: torch.Tensor, bandwidth: float) -> Row:
 def growth(setup: Setup) -> list[Row]:
     """Time of fit against rows, at 3 x 256, and codewords, one level of 100k rows.
 
-    One run each. A series ends after a fit of more than 400 s. Ten million rows are
+    One run each. A series ends after a fit of more than 60 s. Ten million rows are
     read from a memory-mapped file in a fresh process; all of them are fitted on.
     """
     table = growth_in_rows(setup, "none") + growth_in_rows(setup, "all")
