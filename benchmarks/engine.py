@@ -701,7 +701,8 @@ def plot_growth(table: list[Row], path: Path) -> None:
         ax.loglog(ends, drawn[0][1] * ends / ends[0], "k:", label="proportional")
         ax.set(xlabel=series, ylabel="fit, s", title=title)
         if series == "codewords":
-            ax.set_xticks(x, [f"{value:.0f}" for value in x])
+            sizes = sorted({row[key] for row in of_series})
+            ax.set_xticks(sizes, [str(size) for size in sizes])
             ax.set_xticks([], minor=True)
         ax.grid(which="major", alpha=0.4)
         ax.legend()
