@@ -99,6 +99,7 @@ def nearest(rows: Tensor, words: Codewords) -> Tensor:
         ``argmin_k ||r - c_k||^2 + price_k``, ties to the lower index.
     """
     step = tile_rows(len(words), rows.shape[1], rows.device)
+    # Inside of a chunk nobody shares the work, and small tiles only cost calls.
     if n_workers() > 1:
         step = chunk_rows(len(rows), step)
     tiles = split_rows(len(rows), step)
