@@ -12,11 +12,11 @@ from sklearn.base import (
 )
 from sklearn.utils.validation import check_array, check_is_fitted
 
-from sk_rqkplus._balance import fixed_point_distances
 from sk_rqkplus._codebook_files import write_codebooks
 from sk_rqkplus._compat import CallbackSupportMixin, Interval, StrOptions
 from sk_rqkplus._deduplicate import LastDistances
 from sk_rqkplus._duplicates import floor_of_copies
+from sk_rqkplus._fixed_point import fixed_point_distances
 from sk_rqkplus._inputs import check_rows
 from sk_rqkplus._memory import check_memory
 from sk_rqkplus._persistence import VERSION, read_model, write_model

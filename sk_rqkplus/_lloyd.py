@@ -13,20 +13,18 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from sk_rqkplus._balance import (
-    CACHED_SCORES,
-    CACHED_SCORES_OF_A_FILE,
-    MOST_MOVABLE,
-    Scores,
-    Selection,
-    capacities,
-    exact_prices,
-    lower_imbalance,
-)
+from sk_rqkplus._balance import capacities, lower_imbalance
+from sk_rqkplus._cells import MOST_MOVABLE, exact_prices
 from sk_rqkplus._journal import NO_JOURNAL, Journal
 from sk_rqkplus._nearest import Codewords, nearest
 from sk_rqkplus._points import Points
 from sk_rqkplus._residual import Leftover
+from sk_rqkplus._scores import (
+    CACHED_SCORES,
+    CACHED_SCORES_OF_A_FILE,
+    Scores,
+    Selection,
+)
 from sk_rqkplus._threads import join_chunks, one_thread
 
 CHUNK_ROWS = 16_384
@@ -514,11 +512,38 @@ def _balanced(
         prices = lower_imbalance(scores, prices, tol, len(few), loose=True)
         sample.remember(codebook, scores.labels(prices))
         stats = merged_stats(sample, codebook, exact=True)
-        codebook = step(stats, sample, codebook)
+        before, codebook = codebook, step(stats, sample, codebook)
+        prices = follow(prices, before, codebook, stats.counts)
         tick()
         journal.save(codebook=codebook, prices=prices, n_iter=n_iter)
     n_iter = level.n_iter + BALANCED_ITERATIONS
     return Level(codebook, prices, n_iter, level.inertia, len(points))
+
+
+def follow(prices: Tensor, before: Tensor, after: Tensor, counts: Tensor) -> Tensor:
+    """Prices of codewords that went to the mean of their members.
+
+    Members stay as near as they were, on average. At its old price, a codeword that is
+    far from all rows, and only cheap, would get all of them from a place among them.
+
+    Parameters
+    ----------
+    prices : Tensor of shape (n_codewords,), float64
+        Prices that the members come from.
+
+    before, after : Tensor of shape (n_codewords, n_features), float32
+        Codewords.
+
+    counts : Tensor of shape (n_codewords,), int64
+        Members of each; a codeword without any is free afterwards.
+
+    Returns
+    -------
+    prices : Tensor of shape (n_codewords,), float64
+        Prices of the codewords where they are.
+    """
+    nearer = (after - before).double().square().sum(1)
+    return torch.where(counts == 0, 0.0, prices + nearer)
 
 
 @dataclass

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sk_rqkplus._balance import Scores, Selection
 from sk_rqkplus._beam import BeamCodebooks, beam_search
 from sk_rqkplus._nearest import (
     FLOAT32_ROUNDOFF,
@@ -20,6 +19,7 @@ from sk_rqkplus._nearest import (
 )
 from sk_rqkplus._points import Points
 from sk_rqkplus._refine import refine_codebooks
+from sk_rqkplus._scores import Scores, Selection
 from sk_rqkplus._threads import join_chunks, map_chunks, scratch
 
 Latent = Callable[[Tensor], Tensor]

@@ -3,21 +3,17 @@
 import numpy as np
 import pytest
 import torch
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 from scipy.optimize import linear_sum_assignment
 
-from sk_rqkplus import _balance
-from sk_rqkplus._balance import (
-    Bounds,
-    Cells,
-    Scores,
-    capacities,
-    fixed_point_distances,
-    lower_imbalance,
-)
-from sk_rqkplus._lloyd import balance_prices, crowded
+from sk_rqkplus import _balance, _cells, _moments, _scores
+from sk_rqkplus._balance import Bounds, capacities, lower_imbalance
+from sk_rqkplus._cells import Cells
+from sk_rqkplus._fixed_point import fixed_point_distances
+from sk_rqkplus._lloyd import balance_prices, crowded, follow
 from sk_rqkplus._nearest import Codewords, nearest
 from sk_rqkplus._residual import Leftover
+from sk_rqkplus._scores import Scores
 
 
 def draw(n_rows, n_codewords, n_features=6, seed=0):
@@ -148,39 +144,134 @@ def test_newton_brings_counts_close():
     assert (counts - 100).abs().max() <= 10
 
 
-def test_curvature_is_that_of_the_rows_that_hesitate():
+def curvature_of(moments):
+    shares = moments.shares().toarray()
+    return np.diag(shares.T @ shares.sum(axis=1)) - shares.T @ shares
+
+
+@pytest.mark.parametrize("temperature", [0.1, 0.5, 50.0])
+def test_moments_are_those_of_all_shares(temperature):
     rows, book = draw(4000, 20)
     tile = torch.from_numpy(squared_distances(rows, book)).float()
-    share = torch.softmax(-tile.double() / 0.5, dim=1)
-    expected = torch.diag(share.sum(0)) - share.T @ share
-    counts, curvature = _balance._moments(tile.clone(), 0.5, 1.0)
-    torch.testing.assert_close(counts, share.sum(0), rtol=1e-4, atol=0.1)
-    torch.testing.assert_close(curvature, expected, rtol=1e-3, atol=0.5)
-    hesitant = int((share.amax(1) < _balance.DECIDED).sum())
-    assert 1000 < hesitant < 4000
-    some = _balance._moments(tile.clone(), 0.5, 500 / 4000)[1]
-    assert not torch.equal(some, curvature)
-    assert (some - expected).norm() < 0.2 * expected.norm()
+    share = torch.softmax(-tile.double() / temperature, dim=1).numpy()
+    expected = np.diag(share.sum(0)) - share.T @ share
+    found = _moments.moments(tile.clone(), temperature, 1.0)
+    assert_allclose(found.counts, share.sum(0), rtol=1e-2, atol=0.1)
+    error = np.abs(curvature_of(found) - expected).max()
+    assert error < 0.03 * np.abs(expected).max()
     # Equal prices for all move no row.
-    torch.testing.assert_close(some.sum(1), torch.zeros(20).double(), rtol=0, atol=0.1)
-    assert torch.equal(_balance._moments(tile * 1e6, 0.5, 1.0)[1], 0 * expected)
+    assert np.abs(curvature_of(found).sum(axis=1)).max() < 1e-9
+
+
+def test_moments_add_up():
+    rows, book = draw(4000, 20)
+    tile = torch.from_numpy(squared_distances(rows, book)).float()
+    whole = _moments.moments(tile.clone(), 0.5, 1.0)
+    parts = [_moments.moments(part.clone(), 0.5, 1.0) for part in tile.split(1500)]
+    total = _scores.add_up(parts)
+    assert_allclose(total.counts, whole.counts)
+    assert_array_equal(total.shares().toarray(), whole.shares().toarray())
+
+
+def test_curvature_is_that_of_some_rows_that_hesitate():
+    rows, book = draw(4000, 20)
+    tile = torch.from_numpy(squared_distances(rows, book)).float()
+    whole = _moments.moments(tile.clone(), 0.5, 1.0)
+    least_two = tile.sort(dim=1).values[:, :2]
+    gap = (least_two[:, 1] - least_two[:, 0]) / 0.5
+    hesitant = int((gap < -np.log(_moments.LEAST_SHARE)).sum())
+    assert 1000 < hesitant < 4000
+    assert whole.shares().shape[0] == hesitant
+    some = _moments.moments(tile.clone(), 0.5, 500 / 4000)
+    assert some.shares().shape[0] < 650
+    assert_array_equal(some.counts, whole.counts)
+    error = np.linalg.norm(curvature_of(some) - curvature_of(whole))
+    assert error < 0.2 * np.linalg.norm(curvature_of(whole))
+    # Of rows that have all decided there is none.
+    assert not curvature_of(_moments.moments(tile * 1e6, 0.5, 1.0)).any()
+
+
+def test_a_step_solves_the_equations_of_newton():
+    rows, book = draw(4000, 20)
+    tile = torch.from_numpy(squared_distances(rows, book)).float()
+    found = _moments.moments(tile, 0.5, 1.0)
+    excess = np.random.default_rng(0).normal(size=20)
+    active = np.arange(20) != 7
+    step = _balance._solve(found, excess, active, 0.01)
+    matrix = curvature_of(found)
+    matrix += np.diag(
+        0.01 * (found.shares().T @ found.shares().sum(axis=1))
+        + _balance.LEAST_HESITATION
+    )
+    expected = np.linalg.solve(matrix[np.ix_(active, active)], excess[active])
+    assert step[7] == 0
+    error = np.linalg.norm(step[active] - expected)
+    assert error < 3 * _balance.SOLVED * np.linalg.norm(expected)
+
+
+def newton_of(n_codewords):
+    return _balance._Newton(None, None, np.zeros(n_codewords))
 
 
 def test_codewords_that_overshoot_take_shorter_steps():
-    newton = _balance._Newton(3, steady=True)
+    newton = newton_of(3)
     for excess in ([8, 8, 8], [-7, 1, -1], [6, 1, 1]):
-        newton._shorten(np.array(excess, dtype=float))
+        newton._compare(np.array(excess, dtype=float))
     longest = _balance.LONGEST_STEP
     assert_array_equal(newton.longest, [longest / 4, longest, longest / 2])
-    newton._shorten(np.array([5.0, 1, 0]))
+    newton._compare(np.array([5.0, 1, 0]))
     assert_array_equal(newton.longest, [longest / 2, longest, longest])
 
 
-def test_ascent_stands_in_for_newton(monkeypatch):
-    monkeypatch.setattr(_balance, "NEWTON_CODEWORDS", 0)
-    rows, book = draw(800, 16)
-    counts = torch.bincount(nearest(rows, Codewords(book, find_prices(rows, book))))
-    assert_array_equal(counts, 50)
+def test_steps_that_succeed_are_damped_less():
+    newton = newton_of(1)
+    for excess, expected in ((8, 0.05), (4, 0.0125), (2, 0.003125), (3, 0.0125)):
+        newton._compare(np.array([float(excess)]))
+        assert newton.damping == expected
+    for excess in (2.0, 1.0, 0.5):
+        newton._compare(np.array([excess]))
+    assert newton.damping == _balance.LEAST_DAMPING
+
+
+def test_a_price_of_zero_does_not_go_to_the_wrong_side():
+    newton = _balance._Newton(None, Bounds(60, 3, 0.4), np.zeros(3))
+    newton.temperature, newton.excess = 1.0, np.array([-1.4, 5.5, 0.0])
+    # Many rows hesitate between the first two: what is best for both together would
+    # make the first one dearer, which has too few rows.
+    half = np.full(200, 0.5)
+    rows = np.full(100, 2), np.tile([0, 1], 100), half
+    newton.moments = _moments.Moments(np.full(3, 20.0), [rows])
+    active = np.array([True, True, False])
+    assert _balance._solve(newton.moments, newton.excess, active, 0.05)[0] > 0.5
+    newton.step()
+    assert newton.prices[0] == newton.prices[2] == 0
+    assert newton.prices[1] > 0.5
+
+
+def test_many_codewords_are_balanced():
+    rows, book = draw(6000, 1500, n_features=8)
+    labels = nearest(rows, Codewords(book, find_prices(rows, book)))
+    assert_array_equal(torch.bincount(labels, minlength=1500), 4)
+
+
+def test_members_stay_as_near_when_codewords_move():
+    rows, book = draw(300, 10)
+    prices = torch.linspace(-3, 3, 10).double()
+    labels = nearest(rows, Codewords(book, prices))
+    counts = torch.bincount(labels, minlength=10)
+    counts[4] = 0
+    means = torch.stack(
+        [rows[labels == k].mean(0) if n else book[k] for k, n in enumerate(counts)]
+    )
+    after = follow(prices, book, means, counts)
+    assert after[4] == 0
+    for k in torch.nonzero(counts).squeeze(1).tolist():
+        mine = rows[labels == k]
+        near = [
+            squared_distances(mine, books[k : k + 1]).mean() + float(price[k])
+            for books, price in ((book, prices), (means, after))
+        ]
+        assert_allclose(near[1], near[0], rtol=1e-5)
 
 
 @pytest.mark.parametrize("n_copies", [2, 3, 7])
@@ -221,7 +312,7 @@ def test_duality_gap_bounds_the_optimum():
 def test_few_movable_rows_reach_the_same_optimum(monkeypatch):
     rows, book = draw(3000, 12)
     expected = nearest(rows, Codewords(book, find_prices(rows, book)))
-    monkeypatch.setattr(_balance, "MOVABLE_ROWS", 16)
+    monkeypatch.setattr(_cells, "MOVABLE_ROWS", 16)
     found = nearest(rows, Codewords(book, find_prices(rows, book)))
     assert_array_equal(found, expected)
 
@@ -229,7 +320,7 @@ def test_few_movable_rows_reach_the_same_optimum(monkeypatch):
 def test_streamed_rows_get_the_same_prices(monkeypatch):
     rows, book = draw(3000, 12)
     expected = find_prices(rows, book)
-    monkeypatch.setattr(_balance, "CACHED_SCORES_OF_A_FILE", 0)
+    monkeypatch.setattr(_scores, "CACHED_SCORES_OF_A_FILE", 0)
     zero = np.zeros(rows.shape[1], np.float32)
     streamed = balance_prices(Leftover(rows.numpy(), zero, 1.0, keep=False), book, 0.0)
     assert_array_equal(streamed.prices, expected)

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sk_rqkplus._balance import Moments, Scores, Selection, add_up, score_rows
 from sk_rqkplus._nearest import Codewords
 from sk_rqkplus._points import Points
 from sk_rqkplus._refine import merge_sums, refine_sums, solve_codebooks
 from sk_rqkplus._residual import Leftover
 from sk_rqkplus._rqkmeans import RQKMeans
+from sk_rqkplus._scores import Addend, Scores, Selection, add_up, score_rows
 from sk_rqkplus._table import (
     checksum,
     column_sums,
@@ -508,14 +508,14 @@ class EngineScores(Scores):
         return next(self._map(Scores.typical_gap, blocks=self.with_rows[:1]))
 
     def total(
-        self, function: Callable[..., Moments], prices: Tensor, *args: float
-    ) -> Moments:
+        self, function: Callable[..., Addend], prices: Tensor, *args: float
+    ) -> Addend:
         """Add up what a function returns for the scores of every tile."""
         asked = function, prices, *args
         return add_up(self._map(Scores.total, *asked, blocks=self.with_rows))
 
     def join(
-        self, function: Callable[..., Tensor], prices: Tensor, *args: int
+        self, function: Callable[..., Tensor], prices: Tensor, *args: list[int]
     ) -> Tensor:
         """Concatenate what a function returns for the scores of every tile."""
         asked = function, prices, *args

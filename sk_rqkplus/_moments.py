@@ -1,0 +1,113 @@
+"""How many rows every codeword would get, and how prices would change that.
+
+At temperature t row i asks for codeword k with probability
+``softmax_k(-(D_ik + p_k) / t)``. All but a few of these shares are next to nothing, and
+are left out: what is left is a sparse matrix, however many codewords there are.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array
+from torch import Tensor
+
+from sk_rqkplus._threads import scratch
+
+# Shares below exp(-7) of the largest one of the row are left out, and those below this
+# part of it have no say in how counts change. A row hesitates if it has two that do.
+WINDOW, LEAST_SHARE = 7.0, 1e-2
+
+
+@dataclass
+class Moments:
+    """Expected counts of the codewords at a temperature, and what their changes are.
+
+    The derivative of count k by price l is ``-curvature[k, l] / t``, and the curvature
+    is the sum of ``diag(s_i) - s_i s_i^T`` over all rows i, with shares s_i. Rows that
+    have decided add nothing to it. Moments of sets of rows add up.
+
+    Attributes
+    ----------
+    counts : ndarray of shape (n_codewords,), float64
+        Sums of the shares.
+    hesitant : list of tuple of ndarray
+        Of some sets of rows that hesitate: how many shares each row has, the codewords
+        that these are of, and the shares themselves, times the root of the number of
+        rows that each of these stands for.
+    """
+
+    counts: np.ndarray
+    hesitant: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = field(
+        default_factory=list
+    )
+
+    def __add__(self, other: "Moments") -> "Moments":
+        return Moments(self.counts + other.counts, self.hesitant + other.hesitant)
+
+    def shares(self) -> csr_array:
+        """Shares of all rows that hesitate.
+
+        Returns
+        -------
+        shares : csr_array of shape (n_rows, n_codewords), float64
+            ``diag(shares.T @ shares.sum(1)) - shares.T @ shares`` is the curvature.
+        """
+        n_shares, column, share = map(np.concatenate, zip(*self.hesitant, strict=True))
+        first = np.append(0, np.cumsum(n_shares))
+        shape = len(n_shares), len(self.counts)
+        return csr_array((share, column, first), shape=shape)
+
+
+def moments(tile: Tensor, temperature: float, most: float) -> Moments:
+    """Moments of the rows of a tile.
+
+    Parameters
+    ----------
+    tile : Tensor of shape (n_rows, n_codewords), float32
+        Scores.
+
+    temperature : float
+        In the units of the scores.
+
+    most : float
+        Most rows that hesitate to look at, as a share of all rows.
+
+    Returns
+    -------
+    moments : Moments
+        Counts without the shares that are left out, and some rows that hesitate.
+    """
+    n_rows, n_codewords = tile.shape
+    least = tile.amin(1, keepdim=True)
+    row, column, score = _up_to(tile, least + WINDOW * temperature)
+    best = least.squeeze(1).double().cpu().numpy()
+    weight = np.exp((best[row] - score) / temperature)
+    sums = np.bincount(row, weight, minlength=n_rows)
+    counts = np.bincount(column, weight / sums[row], minlength=n_codewords)
+    several = np.bincount(row[weight >= LEAST_SHARE], minlength=n_rows) > 1
+    numbers = np.flatnonzero(several)
+    few = numbers[:: max(1, int(len(numbers) / (most * n_rows)))]
+    seen = np.zeros(n_rows, dtype=bool)
+    seen[few] = True
+    kept = np.flatnonzero(seen[row] & (weight >= LEAST_SHARE))
+    row, column, weight = row[kept], column[kept], weight[kept]
+    # Shares of a row add up to one again: equal prices for all move no row.
+    sums = np.bincount(row, weight, minlength=n_rows)
+    share = weight / sums[row] * np.sqrt(len(numbers) / max(1, len(few)))
+    n_shares = np.bincount(row, minlength=n_rows)[few]
+    return Moments(counts, [(n_shares, column, share)])
+
+
+def _up_to(tile: Tensor, most: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows, columns and values of a tile that are not above what their row allows."""
+    if tile.device.type != "cpu":
+        row, column = torch.nonzero(tile <= most, as_tuple=True)
+        found = row, column, tile[row, column].double()
+        return found[0].cpu().numpy(), found[1].cpu().numpy(), found[2].cpu().numpy()
+    # NumPy finds what is true twice as fast.
+    inside = scratch("inside", tile.shape, tile.device, torch.bool).numpy()
+    np.less_equal(tile.numpy(), most.numpy(), out=inside)
+    flat = np.flatnonzero(inside)
+    scores = tile.numpy().ravel()[flat].astype(np.float64)
+    return *np.divmod(flat, tile.shape[1]), scores
