@@ -619,7 +619,7 @@ def growth(setup: Setup) -> list[Row]:
     """
     table = growth_in_rows(setup, "none") + growth_in_rows(setup, "all")
     for balance in ("none", "all"):
-        for K in (256, 1024, 4096, 8192):
+        for K in (256, 1024, 2048, 4096, 8192):
             X = setup.rows(100_000)
             table.append(timed_fit(X, (K // setup.shrink,), balance, "codewords"))
             if table[-1]["fit, s"] > LONGEST:

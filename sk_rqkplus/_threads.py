@@ -21,7 +21,7 @@ from torch import Tensor
 Result = TypeVar("Result")
 
 # Few rows are parted into so many chunks, unless these get too small to be worth it.
-MIN_CHUNKS, MIN_CHUNK_ROWS = 8, 256
+MIN_CHUNKS, MIN_CHUNK_ROWS = 8, 1024
 # Results of so many chunks wait for their turn.
 WINDOW = 64
 # Rows of a block, whose sums are merged: on a CPU, on a GPU, and of a long table.

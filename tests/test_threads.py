@@ -36,8 +36,8 @@ def test_results_are_joined_in_order(two_threads, threads):
 
 def test_chunks_do_not_depend_on_threads():
     assert chunk_rows(100_000, 2048) == 2048
-    assert chunk_rows(4000, 2048) == 256
-    assert chunk_rows(10, 2048) == 256
+    assert chunk_rows(4000, 2048) == 1024
+    assert chunk_rows(10, 2048) == 1024
 
 
 def test_two_threads_share_the_work(two_threads):
@@ -59,7 +59,7 @@ def test_inside_a_chunk_there_is_one_thread(two_threads):
         both.wait()
         return n_workers(), torch.get_num_threads(), inner
 
-    assert set(map(str, map_chunks(nested, 1000, 256))) == {"(1, 1, [0, 256, 512])"}
+    assert set(map(str, map_chunks(nested, 1000, 256))) == {"(1, 1, [0, 300])"}
     assert n_workers() == 2
 
 
