@@ -22,7 +22,7 @@ from sk_rqkplus._threads import one_thread
 # Temperatures are in units of the mean gap between the two nearest codewords: prices
 # are annealed from FIRST, those that are nearly right from NEAR, and the coldest
 # temperature leaves so many rows of a codeword undecided.
-FIRST, NEAR, WARMEST, COOLING, UNDECIDED_ROWS = 0.25, 0.06, 8.0, 0.25, 0.5
+FIRST, NEAR, WARMEST, COOLING, UNDECIDED_ROWS = 0.25, 0.06, 1.0, 0.25, 0.5
 # Largest excess, as a share of a codeword's rows, at which it gets cooler or warmer.
 SETTLED, LOOSE, UNSETTLED = 0.1, 0.2, 8.0
 # Steps at most; fewer for prices of codewords that will move again.
@@ -35,8 +35,9 @@ LEAST_DAMPING, MOST_DAMPING, LEAST_HESITATION = 1e-3, 0.05, 0.3
 # its excess turns into one of the other sign.
 LONGEST_STEP, OVERSHOT = 4.0, 0.25
 # Excess, as a share of a codeword's rows, that Newton's method has failed at, and that
-# it will fail at. So many codewords are fetched at a time.
-LONELY, FAR_OFF, FETCH_ROUNDS, MOST_LONELY = 0.05, 1.0, 3, 64
+# it will fail at. So many times so many codewords are fetched, of so many scores.
+LONELY, FAR_OFF = 0.05, 1.0
+FETCH_ROUNDS, MOST_LONELY, FETCHED_SCORES = 3, 64, 2**26
 # Newton's equations are those of so many rows that hesitate. They are solved up to
 # such a share.
 CURVATURE_ROWS, SOLVED, MOST_PRODUCTS = 2**13, 0.05, 100
@@ -166,7 +167,7 @@ def lower_imbalance(
     if prices is None:
         prices, heat = torch.zeros_like(scores.words.prices), FIRST
     else:
-        prices = _fetch(scores, prices, bounds, FAR_OFF)
+        prices = _fetch(scores, prices, bounds, FAR_OFF, strict=False)
         # Counts of m rows are off by about sqrt(m), which is as far as to look.
         heat = max(coldest, min(NEAR, np.sqrt(n_codewords / max(n_before, 1))))
     settled = LOOSE if loose else SETTLED
@@ -186,35 +187,57 @@ def lower_imbalance(
     return prices if loose else _fetch(scores, prices, bounds, LONELY)
 
 
-def _fetch(scores: Scores, prices: Tensor, bounds: Bounds, share: float) -> Tensor:
+def _fetch(
+    scores: Scores,
+    prices: Tensor,
+    bounds: Bounds,
+    share: float,
+    *,
+    strict: bool = True,
+) -> Tensor:
     """Set the prices of lonely codewords one by one, to the row.
 
     No row hesitates about a codeword that is far from all others, so that Newton's
-    method does not see what its price should be.
+    method does not see what its price should be. What prices ask for counts if they are
+    ``strict``, and else the bounds alone.
     """
+    n_rows, n_codewords = len(scores), len(scores.words)
+    most = max(1, min(MOST_LONELY, FETCHED_SCORES // n_rows))
     for _ in range(FETCH_ROUNDS):
         found = prices.cpu().numpy().copy()
         labels = scores.labels(prices)
-        counts = torch.bincount(labels, minlength=len(found)).cpu().numpy()
-        excess = bounds.excess(found, counts)
-        lonely = np.flatnonzero(np.abs(excess) > 4 + share * len(scores) / len(found))
+        counts = torch.bincount(labels, minlength=n_codewords).cpu().numpy()
+        inside = np.clip(counts, bounds.lower, bounds.upper)
+        wanted = bounds.wanted(found, counts) if strict else inside
+        excess = np.abs(counts - wanted)
+        lonely = np.flatnonzero(excess > 4 + share * n_rows / n_codewords)
         if len(lonely) == 0:
             break
-        lonely = lonely[np.argsort(-np.abs(excess[lonely]))[:MOST_LONELY]]
-        # One row per codeword, and one for the nearest of all others.
-        table = scores.join(_scores_of, prices, lonely.tolist()).T.contiguous()
-        change = np.zeros(len(lonely))
-        for number, cell in enumerate(lonely.tolist()):
-            own = table[number].clone()
-            table[number] = torch.inf
-            distance = own - table.amin(dim=0)
-            wanted = int(counts[cell] - excess[cell])
-            near = distance.topk(wanted + 1, largest=False).values
-            change[number] = -float(near[-2:].double().mean())
-            table[number] = own + change[number]
-        found[lonely] += change
+        lonely = lonely[np.argsort(-excess[lonely], kind="stable")[:most]]
+        found[lonely] += _changes(scores, prices, lonely.tolist(), wanted[lonely])
         prices = torch.as_tensor(bounds.anchor(found), device=prices.device)
     return prices
+
+
+def _changes(
+    scores: Scores, prices: Tensor, cells: list[int], wanted: np.ndarray
+) -> np.ndarray:
+    """Changes of the prices of some cells that give them as many rows as wanted.
+
+    Each is found with those before it already changed.
+    """
+    # One row per cell, and one for the nearest of all others.
+    table = scores.join(_scores_of, prices, cells).T.contiguous()
+    change = np.zeros(len(cells))
+    for number in range(len(cells)):
+        own = table[number].clone()
+        table[number] = torch.inf
+        distance = own - table.amin(dim=0)
+        n_near = min(int(wanted[number]) + 1, len(scores))
+        near = distance.topk(n_near, largest=False).values
+        change[number] = -float(near[-2:].double().mean())
+        table[number] = own + change[number]
+    return change
 
 
 def _scores_of(tile: Tensor, cells: list[int]) -> Tensor:
@@ -247,7 +270,8 @@ class _Newton:
     def look(self, temperature: float) -> float:
         """Imbalance of the prices, relative to an equal share of the rows."""
         most = CURVATURE_ROWS / len(self.scores)
-        prices = torch.as_tensor(self.prices)
+        device = self.scores.words.prices.device
+        prices = torch.as_tensor(self.prices, device=device)
         self.temperature = temperature
         self.moments = self.scores.total(moments, prices, temperature, most)
         self._compare(self.bounds.excess(self.prices, self.moments.counts))

@@ -361,12 +361,14 @@ def _with_room(frontier: np.ndarray, prices: np.ndarray, room: float) -> np.ndar
     shortest paths reach it at once. There are such prices unless a cycle is too short,
     and then there may be for a quarter of the room.
     """
-    for _ in range(ROOM_TRIALS):
+    for trial in range(1, ROOM_TRIALS + 1):
         room /= 4
+        # A path has no more edges than there are nodes.
+        n_rounds = PATH_ROUNDS if trial < ROOM_TRIALS else len(prices)
         nearer = frontier.copy()
         nearer[:-1, :-1] -= room
         found = prices
-        for _ in range(PATH_ROUNDS):
+        for _ in range(n_rounds):
             before, found = found, np.minimum(found, (nearer + found).min(axis=1))
             if np.array_equal(before, found):
                 return found

@@ -535,7 +535,8 @@ def follow(prices: Tensor, before: Tensor, after: Tensor, counts: Tensor) -> Ten
         Codewords.
 
     counts : Tensor of shape (n_codewords,), int64
-        Members of each; a codeword without any is free afterwards.
+        Members of each; a codeword without any is free afterwards, and one that was
+        free stays so.
 
     Returns
     -------
@@ -543,7 +544,7 @@ def follow(prices: Tensor, before: Tensor, after: Tensor, counts: Tensor) -> Ten
         Prices of the codewords where they are.
     """
     nearer = (after - before).double().square().sum(1)
-    return torch.where(counts == 0, 0.0, prices + nearer)
+    return torch.where((counts == 0) | (prices == 0), 0.0, prices + nearer)
 
 
 @dataclass

@@ -5,7 +5,7 @@ At temperature t row i asks for codeword k with probability
 are left out: what is left is a sparse matrix, however many codewords there are.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -38,9 +38,7 @@ class Moments:
     """
 
     counts: np.ndarray
-    hesitant: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = field(
-        default_factory=list
-    )
+    hesitant: list[tuple[np.ndarray, np.ndarray, np.ndarray]]
 
     def __add__(self, other: "Moments") -> "Moments":
         return Moments(self.counts + other.counts, self.hesitant + other.hesitant)
@@ -71,7 +69,8 @@ def moments(tile: Tensor, temperature: float, most: float) -> Moments:
         In the units of the scores.
 
     most : float
-        Most rows that hesitate to look at, as a share of all rows.
+        How many rows that hesitate to look at, as a share of all rows; up to twice as
+        many may be, and one at least.
 
     Returns
     -------

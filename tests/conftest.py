@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import sk_rqkplus
-from sk_rqkplus import RQKMeans
+from sk_rqkplus import RQKMeans, _threads
 from sk_rqkplus.datasets import make_catalogue
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -84,8 +84,12 @@ def fitted(X):
 
 
 @pytest.fixture
-def two_threads():
-    """Callable that sets the number of torch threads, which is restored."""
+def two_threads(monkeypatch):
+    """Callable that sets the number of torch threads, which is restored.
+
+    Few rows have several chunks meanwhile, for threads to share.
+    """
+    monkeypatch.setattr(_threads, "MIN_CHUNK_ROWS", 256)
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)

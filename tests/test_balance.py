@@ -6,7 +6,7 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.optimize import linear_sum_assignment
 
-from sk_rqkplus import _balance, _cells, _moments, _scores
+from sk_rqkplus import RQKMeans, _balance, _cells, _moments, _scores
 from sk_rqkplus._balance import Bounds, capacities, lower_imbalance
 from sk_rqkplus._cells import Cells
 from sk_rqkplus._fixed_point import fixed_point_distances
@@ -209,6 +209,30 @@ def test_a_step_solves_the_equations_of_newton():
     assert error < 3 * _balance.SOLVED * np.linalg.norm(expected)
 
 
+@pytest.mark.parametrize("tol", [0.99, 1.0, 4.0])
+def test_bounds_that_allow_all_rows(tol):
+    rows = torch.cat([torch.zeros(90), torch.ones(38)])[:, None]
+    rows += torch.linspace(0, 0.3, 128)[:, None]
+    for size in (2, 3):
+        model = RQKMeans((size,), balance="all", balance_tol=tol, random_state=0)
+        counts = np.bincount(model.fit_transform(rows.numpy())[:, 0])
+        lower, upper = capacities(128, size, tol)
+        assert lower <= counts.min()
+        assert counts.max() <= upper
+
+
+def test_legal_codewords_are_not_fetched():
+    rows, book = draw(2000, 20)
+    scores, bounds = Scores(leftover(rows), book), Bounds(2000, 20, 19.0)
+    prices = torch.full((20,), 1e-3).double()
+    counts = np.bincount(scores.labels(prices), minlength=20)
+    # Far from what such prices ask for, and all of them within the bounds.
+    assert bounds.error(bounds.excess(prices.numpy(), counts)) > 10
+    assert bounds.violation(counts) == 0
+    found = _balance._fetch(scores, prices, bounds, 1.0, strict=False)
+    assert_array_equal(found, prices)
+
+
 def newton_of(n_codewords):
     return _balance._Newton(None, None, np.zeros(n_codewords))
 
@@ -257,6 +281,7 @@ def test_many_codewords_are_balanced():
 def test_members_stay_as_near_when_codewords_move():
     rows, book = draw(300, 10)
     prices = torch.linspace(-3, 3, 10).double()
+    prices[2] = 0
     labels = nearest(rows, Codewords(book, prices))
     counts = torch.bincount(labels, minlength=10)
     counts[4] = 0
@@ -264,7 +289,8 @@ def test_members_stay_as_near_when_codewords_move():
         [rows[labels == k].mean(0) if n else book[k] for k, n in enumerate(counts)]
     )
     after = follow(prices, book, means, counts)
-    assert after[4] == 0
+    assert after[2] == after[4] == 0
+    counts[2] = 0
     for k in torch.nonzero(counts).squeeze(1).tolist():
         mine = rows[labels == k]
         near = [

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from sk_rqkplus import RQKMeans
+from sk_rqkplus import RQKMeans, _threads
 from sk_rqkplus._threads import block_rows
 from sk_rqkplus.datasets import make_catalogue
 from sk_rqkplus.distributed._fit import Block, EngineTable, in_windows
@@ -87,7 +87,8 @@ def fit_both(X, **params):
     ],
     ids=str,
 )
-def test_engine_and_memory_agree_to_the_last_bit(rows, params):
+def test_engine_and_memory_agree_to_the_last_bit(rows, params, monkeypatch):
+    monkeypatch.setattr(_threads, "MIN_CHUNK_ROWS", 256)
     assert len(PickledEngine(rows).blocks) > 8
     fit_both(rows, **params)
 
