@@ -37,7 +37,7 @@ LONGEST_STEP, OVERSHOT = 4.0, 0.25
 # Excess, as a share of a codeword's rows, that Newton's method has failed at, and that
 # it will fail at. So many times so many codewords are fetched, of so many scores.
 LONELY, FAR_OFF = 0.05, 1.0
-FETCH_ROUNDS, MOST_LONELY, FETCHED_SCORES = 3, 64, 2**26
+FETCH_ROUNDS, MOST_LONELY, FETCHED_SCORES = 3, 64, 2**24
 # Newton's equations are those of so many rows that hesitate. They are solved up to
 # such a share.
 CURVATURE_ROWS, SOLVED, MOST_PRODUCTS = 2**13, 0.05, 100

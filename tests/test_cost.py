@@ -19,16 +19,16 @@ def test_encode_by_hand():
 
 def test_fit_by_hand():
     options = {"n_iter": 3, "n_sweeps": 2, "workers": 4}
-    cost = RATES.fit(4096, 10, (8, 4), max_samples=100, driver=2, **options)
-    products = 4096 * 2 * 10 * (8 + 3 * 4) / 1e9
-    values = 4096 * 10 * (2 + 3 * 3) / 1e7
+    cost = RATES.fit(8192, 10, (8, 4), max_samples=100, driver=2, **options)
+    products = 8192 * 2 * 10 * (8 + 3 * 4) / 1e9
+    values = 8192 * 10 * (2 + 3 * 3) / 1e7
     sample = 100 * 3 * 2 * 10 * 12 / 1e9
     collected = 8 * 8 * 2 * 2 * 4 + 4 * 100 * 10
     seconds = (products + values) / 4 + sample / 2 + collected / 1e8 + 0.5 * 4
     assert cost.seconds == pytest.approx(seconds)
-    assert cost.moved == 3 * 4 * 4096 * 10 + collected
+    assert cost.moved == 3 * 4 * 8192 * 10 + collected
     # Without a sample every block sends its sums in every iteration.
-    more = RATES.fit(4096, 10, (8, 4), **options)
+    more = RATES.fit(8192, 10, (8, 4), **options)
     assert more.moved == cost.moved - 4 * 100 * 10 + 8 * 8 * 3 * 10 * 12
 
 
