@@ -21,12 +21,14 @@ from sk_rqkplus._threads import one_thread
 
 # Temperatures are in units of the mean gap between the two nearest codewords: prices
 # are annealed from FIRST, those that are nearly right from NEAR, and the coldest
-# temperature leaves so many rows of a codeword undecided.
+# temperature leaves so many rows of a codeword undecided. Where there are many rows it
+# is COLDEST, since steps are as short as it is cold.
 FIRST, NEAR, WARMEST, COOLING, UNDECIDED_ROWS = 0.25, 0.06, 1.0, 0.25, 0.5
+COLDEST = 0.002
 # Largest excess, as a share of a codeword's rows, at which it gets cooler or warmer.
 SETTLED, LOOSE, UNSETTLED = 0.1, 0.2, 8.0
 # Steps at most; fewer for prices of codewords that will move again.
-MOST_STEPS, FEW_STEPS = 60, 20
+MOST_STEPS, FEW_STEPS = 40, 20
 # Largest excess, in rows, before the last step.
 LAST_ROWS = 16
 # Newton's equations are damped, less where steps succeed, and more if not.
@@ -163,7 +165,7 @@ def lower_imbalance(
     n_codewords = len(scores.words)
     bounds = Bounds(len(scores), n_codewords, tol)
     gap = scores.typical_gap()
-    coldest = min(0.1, UNDECIDED_ROWS * n_codewords / len(scores))
+    coldest = np.clip(UNDECIDED_ROWS * n_codewords / len(scores), COLDEST, 0.1)
     if prices is None:
         prices, heat = torch.zeros_like(scores.words.prices), FIRST
     else:
