@@ -5,7 +5,7 @@ For any bounds ``lower <= count <= upper`` there is one price per codeword such 
 these bounds (Aurenhammer, Hoffmann and Aronov, "Minkowski-type theorems and
 least-squares clustering", Algorithmica 1998). The prices are found in two steps:
 Newton's method on an entropic dual brings the counts close to the bounds, then single
-rows move along cheapest paths until every count is within them.
+rows move along cheapest paths (``_cells``) until every count is within them.
 """
 
 from dataclasses import dataclass, field

@@ -84,12 +84,12 @@ def moments(tile: Tensor, temperature: float, most: float) -> Moments:
     weight = np.exp((best[row] - score) / temperature)
     sums = np.bincount(row, weight, minlength=n_rows)
     counts = np.bincount(column, weight / sums[row], minlength=n_codewords)
-    several = np.bincount(row[weight >= LEAST_SHARE], minlength=n_rows) > 1
-    numbers = np.flatnonzero(several)
+    heard = weight >= LEAST_SHARE
+    numbers = np.flatnonzero(np.bincount(row[heard], minlength=n_rows) > 1)
     few = numbers[:: max(1, int(len(numbers) / (most * n_rows)))]
     seen = np.zeros(n_rows, dtype=bool)
     seen[few] = True
-    kept = np.flatnonzero(seen[row] & (weight >= LEAST_SHARE))
+    kept = np.flatnonzero(heard & seen[row])
     row, column, weight = row[kept], column[kept], weight[kept]
     # Shares of a row add up to one again: equal prices for all move no row.
     sums = np.bincount(row, weight, minlength=n_rows)
