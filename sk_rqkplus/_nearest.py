@@ -2,10 +2,10 @@
 
 Every code in this package is decided here. Scores ``||c||^2 + price - 2 r.c`` come from
 one matrix product per tile, in bfloat16 where a processor is fast at it. A
-rounding-error bound then tells which rows have a margin between best and runner-up that
-no rounding could have reversed; the others are decided again in float32, and what is
-left in float64. The answer is therefore the float64 argmin, ties to the lower index,
-whatever the tile, the thread count, the device or the precision of the product.
+rounding-error bound then tells which codewords may be the nearest one: for most rows
+that is one, and for the others the few rivals are compared in float64. The answer is
+therefore the float64 argmin, ties to the lower index, whatever the tile, the thread
+count, the device or the precision of the product.
 """
 
 from collections.abc import Callable
@@ -32,12 +32,15 @@ from sk_rqkplus._threads import (
 )
 
 FLOAT32_ROUNDOFF = 2.0**-24
-# Scores of one tile: 2 MB stay in the cache of a CPU core, a GPU wants larger launches.
-TILE_SCORES = {"cpu": 2**19, "cuda": 2**26}
-MIN_TILE_ROWS = 256
-EXACT_SCORES = 2**22
-# A first look in bfloat16 that leaves more of a tile open is not worth another one.
-MOST_OPEN = 0.4
+# Scores of one tile: few enough for the cache of a CPU, and so many that calls do not
+# count; a GPU wants larger launches.
+TILE_SCORES = {"cpu": 2**20, "cuda": 2**26}
+MIN_TILE_ROWS = 512
+# Values of the rows and rivals that are compared at a time.
+EXACT_VALUES = 2**20
+# Rivals as a share of all pairs of rows and codewords that are compared sooner than
+# they are told apart in float32.
+MOST_RIVALS = 2.0**-8
 
 
 class Codewords:
@@ -135,16 +138,11 @@ def nearest_in_tile(
     labels : Tensor of shape (n_rows,), int64
         ``argmin_k ||r - c_k||^2 + price_k``, ties to the lower index.
     """
-    # Another thread may give up on it.
-    rough = words.rough
-    if rough is None or len(rows) < LEAST_ROWS:
-        labels, certain = _fast_pass(rows, words, noise)
-    else:
-        labels, certain = _rough_pass(rows, words, rough, noise)
-    doubtful = torch.nonzero(~certain).squeeze(1)
+    found = _rough_pass(rows, words, noise)
+    labels, doubtful, rivals = found or _fast_pass(rows, words, noise)
     if len(doubtful):
         source = rows if exact_rows is None else exact_rows
-        labels[doubtful] = _exact_pass(source, doubtful, words)
+        labels[doubtful] = _exact_pass(source, doubtful, rivals, words)
     return labels
 
 
@@ -176,29 +174,59 @@ def best_two(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _rough_pass(
-    rows: Tensor, words: Codewords, rough: RoughCodewords, noise: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Labels in bfloat16, of what is open then in float32, and which are certain."""
+    rows: Tensor, words: Codewords, noise: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Labels in bfloat16, as :func:`_fast_pass`; None where that is not worth it."""
+    rough = words.rough
+    # Another thread may give up on it.
+    if rough is None or len(rows) < LEAST_ROWS:
+        return None
     norms = row_norms(rows)
-    labels, margins = rough_labels(rows, rough, norms, noise)
-    certain = margins > 2 * _sum_error(norms, words)
-    left = torch.nonzero(~certain).squeeze(1)
-    if len(left) > MOST_OPEN * len(rows):
+    slack = 2 * _sum_error(norms, words)
+    labels, doubtful, rivals = rough_labels(rows, rough, norms, slack, noise)
+    if int(rivals.sum()) > MOST_RIVALS * len(rows) * len(words):
         words.rough = None
-    noise = noise if noise is None else noise[left]
-    labels[left], certain[left] = _fast_pass(rows[left], words, noise)
-    return labels, certain
+        return None
+    return labels, doubtful, rivals
 
 
 def _fast_pass(
     rows: Tensor, words: Codewords, noise: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Float32 labels, and which of them rounding cannot have changed."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Float32 labels, and which of them rounding may have changed.
+
+    Parameters
+    ----------
+    rows : Tensor of shape (n_rows, n_features), float32
+        Rows.
+
+    words : Codewords
+        Codebook and prices.
+
+    noise : Tensor of shape (n_rows,) or None
+        Bound of the distance between each row and the exact one.
+
+    Returns
+    -------
+    labels : Tensor of shape (n_rows,), int64
+        Codewords of least score.
+
+    doubtful : Tensor of shape (n_doubtful,), int64
+        Which rows another codeword may be nearer to.
+
+    rivals : Tensor of shape (n_doubtful, n_codewords), bool
+        Which codewords these are, the label among them.
+    """
     scores = scratch("scores", (len(rows), len(words)), rows.device)
     scores_into(scores, rows, words.codebook, words.offsets)
     labels, best, next_best = best_two(scores)
+    limit = 2 * score_error(rows, words, noise)
     # An overflow makes the margin NaN, and a NaN is not certain either.
-    return labels, next_best - best > 2 * score_error(rows, words, noise)
+    doubtful = torch.nonzero(~(next_best - best > limit)).squeeze(1)
+    behind = scores[doubtful] - best[doubtful, None]
+    rivals = ~(behind > limit[doubtful, None])
+    rivals.scatter_(1, labels[doubtful, None], True)
+    return labels, doubtful, rivals
 
 
 def score_error(rows: Tensor, words: Codewords, noise: Tensor | None) -> Tensor:
@@ -252,18 +280,25 @@ def _input_roundoff(device: torch.device) -> float:
 
 
 def _exact_pass(
-    source: Tensor | Callable[[Tensor], Tensor], index: Tensor, words: Codewords
+    source: Tensor | Callable[[Tensor], Tensor],
+    index: Tensor,
+    rivals: Tensor,
+    words: Codewords,
 ) -> Tensor:
-    """Decide rows in float64, one sum of squared differences per pair.
+    """Decide rows in float64, one sum of squared differences per rival.
 
     Differences, not the expanded form: it neither cancels nor goes through a matrix
     product, so that the value of a pair depends on the pair alone.
     """
     labels = []
-    for part in index.split(max(1, EXACT_SCORES // len(words))):
+    n_pairs = max(1, EXACT_VALUES // words.codebook.shape[1])
+    number = rivals.sum(1).cumsum(0) // n_pairs
+    sizes = number.unique_consecutive(return_counts=True)[1].tolist()
+    for part, among in zip(index.split(sizes), rivals.split(sizes), strict=True):
         rows = source[part].double() if isinstance(source, Tensor) else source(part)
-        distances = torch.cdist(
-            rows, words.exact, compute_mode="donot_use_mm_for_euclid_dist"
-        )
-        labels.append((distances.square_() + words.prices).argmin(dim=1))
+        row, word = torch.nonzero(among, as_tuple=True)
+        apart = rows[row].sub_(words.exact[word])
+        distances = torch.full_like(among, torch.inf, dtype=torch.float64)
+        distances[row, word] = apart.square_().sum(1) + words.prices[word]
+        labels.append(distances.argmin(dim=1))
     return torch.cat(labels)

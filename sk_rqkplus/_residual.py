@@ -96,8 +96,11 @@ def encode(
         left = Leftover(X[tile], mean, scale, latent=latent, device=device, parts=False)
         if books is not None:
             return left.search(books, beam_size).int().cpu().numpy()
-        for words in levels:
+        *before, last = levels
+        for words in before:
             left.advance(words)
+        # What the last level leaves over is of no use.
+        left.labels.append(left.assign(last))
         return left.codes
 
     codes = np.empty((len(X), len(levels)), dtype=np.int32)

@@ -18,7 +18,7 @@ from sk_rqkplus._threads import scratch
 # Unit roundoff of bfloat16, and a factor that makes up for rounding to it.
 ROUNDOFF, UP = 2.0**-8, 1 + 2.0**-7
 # Features beyond those of the rows: three parts of the offset, and the bound.
-N_PARTS, N_MORE, ALIGNED = 3, 4, 32
+N_PARTS, N_MORE = 3, 4
 # Smaller products are not worth rounding the rows for.
 LEAST_SIZE, LEAST_ROWS = 128, 64
 # Numbers below are taken for zero by the instructions for bfloat16. Codewords count as
@@ -43,7 +43,7 @@ class RoughCodewords:
         n_codewords, self.n_features = codebook.shape
         doubled = 2 * codebook.detach().double()
         norms = doubled.norm(dim=1).clamp(min=LEAST_LENGTH)
-        width = -(-(self.n_features + N_MORE) // ALIGNED) * ALIGNED
+        width = self.n_features + N_MORE
         self.table = torch.zeros(n_codewords, width, dtype=torch.bfloat16)
         self.table[:, : self.n_features] = doubled
         rest = -offsets.detach()
@@ -55,7 +55,7 @@ class RoughCodewords:
         # What rounding takes from a codeword, as a share of its length.
         self.lost = float((lost / norms).max())
         self.lengths = (norms * UP).bfloat16()
-        self.table[:, self.n_features + N_PARTS] = self.lengths
+        self.table[:, -1] = self.lengths
 
     def reach(self, norms: Tensor, noise: Tensor | None) -> Tensor:
         """How far rounding moves a similarity, per unit of length of a codeword.
@@ -91,8 +91,12 @@ def rough_codewords(codebook: Tensor, offsets: Tensor) -> RoughCodewords | None:
 
 
 def rough_labels(
-    rows: Tensor, words: RoughCodewords, norms: Tensor, noise: Tensor | None
-) -> tuple[Tensor, Tensor]:
+    rows: Tensor,
+    words: RoughCodewords,
+    norms: Tensor,
+    slack: Tensor,
+    noise: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
     """Nearest codewords as far as a product in bfloat16 can tell.
 
     Parameters
@@ -106,6 +110,9 @@ def rough_labels(
     norms : Tensor of shape (n_rows,), float32
         Norms of the rows, or more.
 
+    slack : Tensor of shape (n_rows,), float32
+        Bound of the rounding of two sums in float32.
+
     noise : Tensor of shape (n_rows,) or None
         Bound of the distance between each row and the exact one.
 
@@ -114,24 +121,29 @@ def rough_labels(
     labels : Tensor of shape (n_rows,), int64
         Codewords of largest upper bound.
 
-    margins : Tensor of shape (n_rows,), float32
-        By how much the lower bounds of their similarities are above the upper bounds
-        of all others, but for the rounding of float32 sums; NaN where one is infinite.
+    doubtful : Tensor of shape (n_doubtful,), int64
+        Rows for which the lower bound of that is not above all other upper bounds.
+
+    rivals : Tensor of shape (n_doubtful, n_codewords), bool
+        Whose upper bounds it is not above; the label is among them.
     """
     n_features, reach = words.n_features, words.reach(norms, noise)
     width = words.table.shape[1]
     wide = scratch("wide", (len(rows), width), rows.device, torch.bfloat16)
     wide[:, :n_features] = rows
-    wide[:, n_features : n_features + N_PARTS] = 1
-    wide[:, n_features + N_PARTS] = reach
-    wide[:, n_features + N_MORE :] = 0
+    wide[:, n_features:-1] = 1
+    wide[:, -1] = reach
     bounds = scratch("bounds", (len(rows), len(words.table)), rows.device, wide.dtype)
     torch.mm(wide, words.table.T, out=bounds)
     labels, best, next_best = _largest_two(bounds)
-    # The result is rounded once more.
-    rounding = 1.01 * ROUNDOFF * (best.abs() + next_best.abs())
     both = 2.01 * reach.float() * words.lengths[labels].float()
-    return labels, best - next_best - both - rounding
+    # Results are rounded once more: that of the best, and that of any other.
+    lower = best - both - slack - 1.01 * ROUNDOFF * best.abs()
+    lower -= 1.02 * ROUNDOFF * lower.abs()
+    doubtful = torch.nonzero(~(next_best < lower)).squeeze(1)
+    rivals = ~(_taken_back(bounds, doubtful) < lower[doubtful, None])
+    rivals.scatter_(1, labels[doubtful, None], True)
+    return labels, doubtful, rivals
 
 
 def _largest_two(bounds: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -147,6 +159,13 @@ def _largest_two(bounds: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     _in_order(largest, np.empty_like(largest))
     best, next_best = torch.from_numpy(largest).view(torch.bfloat16).float()
     return torch.from_numpy(labels), best, next_best
+
+
+def _taken_back(bounds: Tensor, index: Tensor) -> Tensor:
+    """Bounds of some rows, of which the integers in their order have been made."""
+    keys = bounds.view(torch.int16).numpy()[index.numpy()]
+    _in_order(keys, np.empty_like(keys))
+    return torch.from_numpy(keys).view(torch.bfloat16).float()
 
 
 def _in_order(keys: np.ndarray, other: np.ndarray) -> None:

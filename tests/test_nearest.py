@@ -116,7 +116,8 @@ def test_doubtful_rows_are_decided_again(monkeypatch):
     expected = nearest(rows, words)
 
     def wrong(tile, *args):
-        return torch.zeros(len(tile), dtype=torch.int64), torch.zeros(len(tile)).bool()
+        labels, all_of_them = torch.zeros(len(tile)).long(), torch.arange(len(tile))
+        return labels, all_of_them, torch.ones(len(tile), 9).bool()
 
     monkeypatch.setattr(_nearest, "_fast_pass", wrong)
     assert torch.equal(nearest(rows, words), expected)
@@ -126,8 +127,38 @@ def test_few_rows_are_doubtful_on_centred_data():
     rng = np.random.default_rng(0)
     rows = torch.from_numpy(rng.normal(size=(5000, 64)).astype(np.float32))
     words = Codewords(torch.from_numpy(rng.normal(size=(64, 64)).astype(np.float32)))
-    _, certain = _nearest._fast_pass(rows, words, None)
-    assert (~certain).float().mean() < 0.01
+    _, doubtful, rivals = _nearest._fast_pass(rows, words, None)
+    assert 0 < len(doubtful) < 0.01 * len(rows)
+    assert rivals.sum(1).max() < 5
+
+
+def test_rivals_in_small_parts_are_decided_alike(monkeypatch):
+    """Also copies of codewords, and rows of which every codeword is a rival."""
+    rng = np.random.default_rng(0)
+    rows = torch.from_numpy(rng.normal(size=(400, 384)).astype(np.float32))
+    book = torch.from_numpy(rng.normal(size=(20, 384)).astype(np.float32))
+    book[11] = book[3]
+    words = Codewords(book)
+    expected, index = nearest(rows, words), torch.arange(len(rows))
+    rivals = torch.from_numpy(rng.random((400, 20)) < 0.3)
+    rivals.scatter_(1, expected[:, None], True)
+    rivals[50:60], rivals[expected == 3, 11] = True, True
+    for n_values in (1, 5 * 384, 2**30):
+        monkeypatch.setattr(_nearest, "EXACT_VALUES", n_values)
+        found = _nearest._exact_pass(rows, index, rivals, words)
+        assert torch.equal(found, expected)
+    assert 3 in found
+    assert 11 not in found
+
+
+@pytest.mark.parametrize("n_features", [1, 5, 384, 1000])
+def test_the_distance_of_a_pair_depends_on_the_pair_alone(n_features):
+    rng = np.random.default_rng(0)
+    apart = torch.from_numpy(rng.normal(size=(3000, n_features)))
+    sums = apart.square().sum(1)
+    for step in (1, 2, 3, 17, 1000):
+        parts = [part.square().sum(1) for part in apart.split(step)]
+        assert torch.equal(torch.cat(parts), sums)
 
 
 def test_decode_sums_codewords():

@@ -35,9 +35,11 @@ def first_look(rows, book, prices=None, noise=None):
     """Labels, and which of them the first look is sure of."""
     words = Codewords(book, prices)
     norms = row_norms(rows)
-    labels, margins = rough_labels(rows, words.rough, norms, noise)
-    certain = margins > 2 * _nearest._sum_error(norms, words)
-    return labels.numpy(), certain.numpy()
+    slack = 2 * _nearest._sum_error(norms, words)
+    labels, doubtful, _ = rough_labels(rows, words.rough, norms, slack, noise)
+    certain = np.ones(len(rows), dtype=bool)
+    certain[doubtful] = False
+    return labels.numpy(), certain
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-19, 1.0, 1e15])
@@ -104,6 +106,24 @@ def test_upper_bounds_are_upper_bounds(rough, monkeypatch):
     # And no wider than rounding can explain.
     norms = np.outer(rows.norm(dim=1), 2 * book.norm(dim=1))
     assert (bounds + scores <= 0.02 * norms + 0.02 * np.abs(scores)).all()
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.2])
+def test_the_nearest_codeword_is_among_the_rivals(rough, noise):
+    rows, book = draw(3000, 64, 100)
+    rows *= 0.3
+    far = torch.from_numpy(np.random.default_rng(1).normal(size=rows.shape)).float()
+    moved = rows + noise * far / far.norm(dim=1, keepdim=True)
+    words, norms = Codewords(book), row_norms(moved)
+    slack = 2 * _nearest._sum_error(norms, words)
+    noises = torch.full((len(rows),), noise) if noise else None
+    labels, doubtful, rivals = rough_labels(moved, words.rough, norms, slack, noises)
+    expected, scores = brute_force(rows, book)
+    assert 0 < len(doubtful) < 0.9 * len(rows)
+    assert rivals[torch.arange(len(doubtful)), expected[doubtful]].all()
+    assert rivals[torch.arange(len(doubtful)), labels[doubtful]].all()
+    # Two or three codewords, and not all of them.
+    assert rivals.sum() < 5 * len(doubtful)
 
 
 @pytest.mark.parametrize("value", [3.4e38, np.inf, np.nan, 2e19])
