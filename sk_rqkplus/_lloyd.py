@@ -30,8 +30,12 @@ from sk_rqkplus._threads import join_chunks, one_thread
 CHUNK_ROWS = 16_384
 # Members are added in float32 in runs of so many, and the runs in float64.
 RUN_ROWS = 64
-# Lloyd begins on so many rows per codeword, in so many leading directions.
+# Lloyd begins on so many rows per codeword, in so many leading directions, and goes on
+# in all directions on so many, where rows are at least twice as many.
 COARSE_ROWS, COARSE_FEATURES = 128, 64
+SAMPLE_ROWS, MOST_SAMPLE_ROWS = 512, 2**20
+# Codewords that rounding alone keeps from the means have settled.
+LEAST_TOL = 1e-12
 # How far codewords go towards the means of their members; 1 is Lloyd's step. A factor
 # between 0 and 2 lowers the inertia; this ends 0.6 % lower after as many iterations.
 RELAXATION = 1.5
@@ -123,6 +127,11 @@ class Stats:
         book = codebook.double()
         cross = (self.sums * book).sum(1) * 2 - book.square().sum(1) * self.counts
         return squares - float(cross.sum())
+
+    def excess(self, codebook: Tensor) -> float:
+        """What the inertia falls by if every codeword goes to the mean of its rows."""
+        away = self.sums - codebook.double() * self.counts[:, None]
+        return float((away.square().sum(1) / self.counts.clamp(min=1)).sum())
 
 
 @dataclass
@@ -291,7 +300,8 @@ def fit_codebook(
         Most Lloyd iterations of a run.
 
     tol : float, default=1e-4
-        A run ends when an iteration lowers the inertia by less than this share.
+        A run ends when codewords at the means of their members would lower the inertia
+        by at most this share.
 
     balance_tol : float, optional
         Balance the level, with this tolerance; None leaves it unbalanced.
@@ -335,10 +345,26 @@ def _start(
     max_iter: int,
     tol: float,
 ) -> Tensor:
-    """Codewords that have settled on a sample, in its leading directions.
+    """Codewords that have settled on a sample: most of the way at a part of the cost."""
+    codebook = _coarse(points, size, rng, init, max_iter, tol)
+    n_rows = min(SAMPLE_ROWS * size, MOST_SAMPLE_ROWS)
+    if len(points) < 2 * n_rows:
+        return codebook
+    return lloyd(_draw(points, n_rows, rng), codebook, max_iter, tol).codebook
 
-    Most of the way to a good codebook is found at a fraction of the cost; and where
-    rows are few, directions that are mostly noise have no say in who goes with whom.
+
+def _coarse(
+    points: Points,
+    size: int,
+    rng: np.random.RandomState,
+    init: str,
+    max_iter: int,
+    tol: float,
+) -> Tensor:
+    """Codewords that have settled on a few rows, in their leading directions.
+
+    Where rows are few, directions that are mostly noise have no say in who goes with
+    whom.
     """
     sample = _draw(points, min(len(points), COARSE_ROWS * size), rng)
     rows = sample.take(slice(0, len(sample)))
@@ -366,7 +392,7 @@ def lloyd(
     squares: float | None = None,
     journal: Journal = NO_JOURNAL,
 ) -> Level:
-    """Lloyd iterations from given codewords, until the inertia settles.
+    """Lloyd iterations from given codewords, until these settle.
 
     Parameters
     ----------
@@ -380,7 +406,8 @@ def lloyd(
         Most iterations.
 
     tol : float
-        Ends when an iteration lowers the inertia by at most this share.
+        Ends when codewords at the means of their members would lower the inertia by at
+        most this share.
 
     tick : callable, optional
         Called after every iteration.
@@ -403,8 +430,10 @@ def lloyd(
     for n_iter in range(done + 1, max_iter + 1):
         stats = merged_stats(points, codebook, exact=False)
         before, inertia = inertia, stats.inertia(codebook, squares)
-        # A rise, by rounding or an empty codeword that was moved, does not end the run.
-        settled = n_iter > 1 and 0 <= before - inertia <= tol * before
+        settled = stats.excess(codebook) <= max(tol, LEAST_TOL) * inertia
+        if not stats.counts.all():
+            # Elsewhere an empty codeword serves better, as long as that is so.
+            settled &= inertia >= before
         last = settled or n_iter == max_iter
         if last:
             stats = merged_stats(points, codebook, exact=True)

@@ -74,8 +74,9 @@ class RQKMeans(BaseQuantizer):
     max_iter : int, default=25
         Most Lloyd iterations of a run over all rows. A balanced level takes 8 more.
 
-    tol : float, default=1e-3
-        A run ends when an iteration lowers its error by less than this share.
+    tol : float, default=5e-4
+        A run ends when codewords at the means of their members would lower the error by
+        at most this share.
 
     max_samples : int, default=None
         Fit on a random subset of so many rows; None takes all. All rows are encoded.
@@ -224,7 +225,7 @@ class RQKMeans(BaseQuantizer):
         init="k-means++",
         n_init=1,
         max_iter=25,
-        tol=1e-3,
+        tol=5e-4,
         max_samples=None,
         augment="auto",
         refine=0,

@@ -93,7 +93,7 @@ def test_rqkmeans_in_pieces_is_that_of_one_piece(X, tmp_path, monkeypatch, param
 
     whole = make().fit(X)
     pieces, n_breaks = fit_in_pieces(monkeypatch, kept, X, 3)
-    assert n_breaks >= 4
+    assert n_breaks >= 3
     assert_same_model(pieces, whole)
     assert sorted(os.listdir(tmp_path / "new" / "folder")) == [
         "fit-state-0",
@@ -237,7 +237,7 @@ def test_other_rows_and_parameters_are_refused_by_name(X, tmp_path):
         with pytest.raises(ValueError, match=f"has a fit with {name}"):
             again.fit(rows)
     for change, text in [
-        ({"tol": 0.5}, "tol=0.001, which should equal tol=0.5 to go on"),
+        ({"tol": 0.5}, "tol=0.0005, which should equal tol=0.5 to go on"),
         ({"random_state": 1}, "random_state=0, which should equal random_state=1"),
         ({"max_iter": 26}, "max_iter=25, which should equal max_iter=26"),
         ({"balance": [True, True]}, "balance='last', which should equal balance"),
@@ -249,7 +249,7 @@ def test_other_rows_and_parameters_are_refused_by_name(X, tmp_path):
     # All of these left the state alone; without resume it is given up.
     assert_array_equal(again.fit(X).codes_, model.codes_)
     RQKMeans((8, 8), **{**params, "tol": 0.5}).fit(X)
-    with pytest.raises(ValueError, match=r"tol=0.5, which should equal tol=0.001"):
+    with pytest.raises(ValueError, match=r"tol=0.5, which should equal tol=0.0005"):
         again.fit(X)
 
 
@@ -502,8 +502,8 @@ def test_the_folder_of_a_model_is_no_place_for_a_fit(X, fitted, tmp_path):
 def test_a_fit_of_another_format_does_not_go_on(X, tmp_path, monkeypatch):
     params = {"checkpoint_dir": tmp_path, "random_state": 0}
     RQKMeans((8, 8), **params).fit(X)
-    monkeypatch.setattr(_journal, "VERSION", 2)
-    with pytest.raises(ValueError, match="format=1, which should equal format=2 to go"):
+    monkeypatch.setattr(_journal, "VERSION", 3)
+    with pytest.raises(ValueError, match="format=2, which should equal format=3 to go"):
         RQKMeans((8, 8), resume=True, **params).fit(X)
 
 

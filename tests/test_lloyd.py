@@ -5,6 +5,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
+from sk_rqkplus import _lloyd
 from sk_rqkplus._lloyd import (
     Stats,
     count_distinct,
@@ -78,6 +79,53 @@ def test_an_empty_codeword_does_not_go_beyond_its_row():
     stats = merged_stats(Points(rows), codebook, exact=True)
     found = step(stats, Points(rows), codebook, 1.5)
     assert float(found[1]) == 10.0
+
+
+def test_a_run_ends_where_means_are_little_better():
+    rows = tensor([[0.0], [2.0], [10.0], [12.0]])
+    start = tensor([[1.5], [11.0]])
+    stats = merged_stats(Points(rows), start, exact=True)
+    # Inertia 1.5^2 + 0.5^2 + 1 + 1; at the mean of the first two rows 2 * 0.5^2 less.
+    assert stats.inertia(start, 248.0) == pytest.approx(4.5)
+    assert stats.excess(start) == pytest.approx(0.5)
+    assert lloyd(Points(rows), start, 10, 0.12).n_iter == 1
+    assert lloyd(Points(rows), start, 10, 0.11).n_iter == 2
+    # It ends at the means all the same.
+    assert_array_equal(lloyd(Points(rows), start, 10, 1.0).codebook, [[1.0], [11.0]])
+
+
+def test_a_run_does_not_end_while_an_empty_codeword_finds_a_place():
+    rows = tensor([[0.0], [2.0], [10.0]])
+    # The two that have members are at their means.
+    level = lloyd(Points(rows), tensor([[1.0], [10.0], [99.0]]), 10, 0.0)
+    assert_array_equal(np.sort(level.codebook[:, 0]), [0.0, 2.0, 10.0])
+    # And it ends where there is none.
+    rows = tensor([[0.0], [10.0], [10.0]])
+    level = lloyd(Points(rows), tensor([[0.0], [10.0], [99.0]]), 10, 0.0)
+    assert level.n_iter == 2
+
+
+def test_many_rows_are_settled_on_a_sample_first(monkeypatch):
+    rows, seen = blobs(4096), []
+    whole = _lloyd.lloyd
+
+    def note(points, codebook, *args, **kwargs):
+        seen.append((len(points), codebook is not None and codebook.shape[1]))
+        return whole(points, codebook, *args, **kwargs)
+
+    monkeypatch.setattr(_lloyd, "lloyd", note)
+    monkeypatch.setattr(_lloyd, "COARSE_ROWS", 64)
+    fit_codebook(Points(rows), 10, np.random.RandomState(0))
+    assert seen == [(640, 8), (4096, 8)]
+    seen.clear()
+    monkeypatch.setattr(_lloyd, "SAMPLE_ROWS", 128)
+    level = fit_codebook(Points(rows), 10, np.random.RandomState(0))
+    assert seen == [(640, 8), (1280, 8), (4096, 8)]
+    assert level.n_iter < 5
+    seen.clear()
+    monkeypatch.setattr(_lloyd, "MOST_SAMPLE_ROWS", 1000)
+    fit_codebook(Points(rows), 10, np.random.RandomState(0))
+    assert seen == [(640, 8), (1000, 8), (4096, 8)]
 
 
 def test_inertia_never_rises():
