@@ -345,7 +345,7 @@ def _start(
     max_iter: int,
     tol: float,
 ) -> Tensor:
-    """Codewords that have settled on a sample: most of the way at a part of the cost."""
+    """Codewords that have settled on a sample, which is most of the way."""
     codebook = _coarse(points, size, rng, init, max_iter, tol)
     n_rows = min(SAMPLE_ROWS * size, MOST_SAMPLE_ROWS)
     if len(points) < 2 * n_rows:
