@@ -1,5 +1,7 @@
 """Single rows move along cheapest paths until every count is within its bounds."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -9,8 +11,9 @@ from sk_rqkplus._fixed_point import fixed_point_distances
 from sk_rqkplus._scores import Scores
 
 # Rows per codeword that may move in the end, those of least margin, and that counts
-# are decided by.
-MOVABLE_ROWS, MOST_MOVABLE, NEAR_ROWS = 64, 2**25, 16
+# are decided by. Where codewords are many, rows may move to the nearest ones: to so
+# many of them at least, and to as many as the largest table has room for.
+MOVABLE_ROWS, MOST_MOVABLE, NEAR_ROWS, LEAST_NEAR = 64, 2**25, 16, 64
 # Values of rows in float64 that are taken at a time.
 EXACT_VALUES = 2**23
 ROUNDS, PATIENCE = 8, 2
@@ -44,7 +47,7 @@ def exact_prices(scores: Scores, prices: Tensor, tol: float) -> tuple[Tensor, fl
     bounds = Bounds(len(scores), n_codewords, tol)
     found = prices.cpu().numpy()
     best, table, parted = (np.inf, found, 0.0), None, False
-    most = max(MOST_MOVABLE // n_codewords, 64)
+    most = MOST_MOVABLE // min(n_codewords, LEAST_NEAR)
     for turn in range(ROUNDS):
         if turn:
             # Rounding can only have moved rows of the least margins.
@@ -62,7 +65,9 @@ def exact_prices(scores: Scores, prices: Tensor, tol: float) -> tuple[Tensor, fl
         cells.repair(together=parted)
         parted |= cells.parted
         found = cells.centred_prices(reach)
-        table = cells.table if np.isinf(reach) else None
+        # What is near depends on the prices.
+        whole = np.isinf(reach) and cells.table.cells is None
+        table = cells.table if whole else None
         del cells
     return torch.as_tensor(best[1], device=prices.device), best[2]
 
@@ -72,7 +77,7 @@ def _open_cells(
     prices: np.ndarray,
     bounds: Bounds,
     n_movable: int,
-    table: np.ndarray | None,
+    table: "Distances | None",
 ) -> tuple["Cells", float]:
     """Cells at some prices, with the rows of least margin free to move."""
     if table is not None:
@@ -86,16 +91,126 @@ def _open_cells(
     if n_movable < len(scores):
         reach = float(margins.kthvalue(n_movable).values)
     movable = torch.nonzero(margins <= reach).squeeze(1)
-    table = np.empty((len(movable), n_codewords))
     # A part at a time: rows in float64 may take many times what the table does.
     step = max(1, EXACT_VALUES // max(scores.words.codebook.shape))
-    for start in range(0, len(movable), step):
-        part = slice(start, start + step)
-        rows = scores.exact_rows(movable[part])
-        table[part] = fixed_point_distances(rows, scores.words.codebook)
+    n_near = min(n_codewords, MOST_MOVABLE // len(movable))
+    parts = []
+    for part in movable.split(step):
+        rows = scores.exact_rows(part)
+        distances = fixed_point_distances(rows, scores.words.codebook)
+        parts.append(Distances(distances).nearest(prices, n_near))
+    table = Distances.joined(parts)
     fixed = torch.bincount(labels, minlength=n_codewords)
     fixed -= torch.bincount(labels[movable], minlength=n_codewords)
     return Cells(table, fixed.cpu().numpy(), bounds, prices), reach
+
+
+@dataclass
+class Distances:
+    """Squared distances of rows to all cells, or to those that are near.
+
+    Attributes
+    ----------
+    values : ndarray of shape (n_rows, n_near), float64
+        Squared distances.
+    cells : ndarray of shape (n_rows, n_near), int32, or None
+        Cells that these are to, ascending; None stands for all cells.
+    """
+
+    values: np.ndarray
+    cells: np.ndarray | None = None
+
+    @classmethod
+    def joined(cls, parts: "list[Distances]") -> "Distances":
+        """Distances of all rows, from those of some after the others."""
+        values = np.concatenate([part.values for part in parts])
+        some = [part.cells for part in parts if part.cells is not None]
+        return cls(values, np.concatenate(some) if some else None)
+
+    def nearest(self, prices: np.ndarray, n_near: int) -> "Distances":
+        """Distances to the cells of least score, from those to all."""
+        if n_near == self.values.shape[1]:
+            return self
+        priced = self.values + prices
+        cells = np.argpartition(priced, n_near - 1, axis=1)[:, :n_near]
+        cells = np.sort(cells, axis=1).astype(np.int32)
+        return Distances(np.take_along_axis(self.values, cells, axis=1), cells)
+
+    def labels(self, prices: np.ndarray) -> np.ndarray:
+        """Cell of least score of every row, the lower one of a tie."""
+        if self.cells is None:
+            return (self.values + prices).argmin(axis=1)
+        least = (self.values + prices[self.cells]).argmin(axis=1)[:, None]
+        return np.take_along_axis(self.cells, least, axis=1)[:, 0].astype(np.int64)
+
+    def reaches(self, labels: np.ndarray, prices: np.ndarray) -> np.ndarray:
+        """By how much all cells that are not near are worse than that of each row.
+
+        Parameters
+        ----------
+        labels : ndarray of shape (n_rows,), int64
+            Cell of every row, a near one.
+
+        prices : ndarray of shape (n_codewords,), float64
+            Prices that the near cells are the nearest ones at.
+
+        Returns
+        -------
+        reaches : ndarray of shape (n_rows,), float64
+            Lower bounds at these prices, infinite where all cells are near.
+        """
+        if self.cells is None:
+            return np.full(len(labels), np.inf)
+        farthest = (self.values + prices[self.cells]).max(axis=1)
+        return farthest - self.to(np.arange(len(labels)), labels) - prices[labels]
+
+    def to(self, rows: np.ndarray, cells: np.ndarray | int) -> np.ndarray:
+        """Distance of each of some rows to a cell, infinite if that is not near."""
+        if self.cells is None:
+            return self.values[rows, cells]
+        there = self.cells[rows] == np.reshape(cells, (-1, 1))
+        return np.where(there, self.values[rows], np.inf).min(axis=1, initial=np.inf)
+
+    def increases(self, rows: np.ndarray, cell: int, n_cells: int) -> np.ndarray:
+        """Least increase of distance at which one of the rows of a cell gets to each.
+
+        Parameters
+        ----------
+        rows : ndarray of shape (n_some,), int64
+            Some rows.
+
+        cell : int
+            The cell that they are in.
+
+        n_cells : int
+            Number of all cells.
+
+        Returns
+        -------
+        increases : ndarray of shape (n_cells,), float64
+            Infinite where no row gets to.
+        """
+        increase = self.values[rows] - self.to(rows, cell)[:, None]
+        if self.cells is None:
+            return increase.min(axis=0, initial=np.inf)
+        least = np.full(n_cells, np.inf)
+        np.minimum.at(least, self.cells[rows], increase)
+        return least
+
+    def copies(self) -> list[np.ndarray]:
+        """Groups of equal rows."""
+        sums = self.values.sum(axis=1)
+        order = np.argsort(sums, kind="stable")
+        equal = sums[order[1:]] == sums[order[:-1]]
+        # Of equal sums are copies, and few other rows: only these are copied to look.
+        near = np.flatnonzero(equal)
+        one, other = order[near], order[near + 1]
+        same = (self.values[one] == self.values[other]).all(axis=1)
+        if self.cells is not None:
+            same &= (self.cells[one] == self.cells[other]).all(axis=1)
+        equal[near] = same
+        groups = np.split(order, np.flatnonzero(~equal) + 1)
+        return [group for group in groups if len(group) > 1]
 
 
 class Cells:
@@ -108,7 +223,7 @@ class Cells:
 
     Parameters
     ----------
-    table : ndarray of shape (n_rows, n_codewords), float64
+    table : Distances
         Squared distances of the rows that may move.
 
     fixed : ndarray of shape (n_codewords,), int64
@@ -123,7 +238,7 @@ class Cells:
 
     def __init__(
         self,
-        table: np.ndarray,
+        table: Distances,
         fixed: np.ndarray,
         bounds: Bounds,
         prices: np.ndarray,
@@ -132,7 +247,7 @@ class Cells:
         self.table, self.fixed, self.bounds = table, fixed, bounds
         self.start, self.parted = prices, False
         self.prices = np.append(prices, 0.0)
-        labels = (table + prices).argmin(axis=1)
+        labels = table.labels(prices)
         order = np.argsort(labels, kind="stable")
         inside = np.bincount(labels, minlength=n_codewords)
         self.members = np.split(order, np.cumsum(inside)[:-1])
@@ -146,11 +261,17 @@ class Cells:
         """Number of rows in every cell."""
         return self.fixed + np.fromiter(map(len, self.members), dtype=np.int64)
 
+    def _labels(self) -> np.ndarray:
+        """Cell of every row that may move."""
+        labels = np.empty(len(self.table.values), dtype=np.int64)
+        for cell, members in enumerate(self.members):
+            labels[members] = cell
+        return labels
+
     def _update(self, cell: int) -> None:
         """Recompute what leaves a cell."""
-        distances = self.table[self.members[cell]]
-        increase = distances - distances[:, cell : cell + 1]
-        self.frontier[cell, :-1] = increase.min(axis=0, initial=np.inf)
+        members, n_cells = self.members[cell], len(self.kept)
+        self.frontier[cell, :-1] = self.table.increases(members, cell, n_cells)
         self._update_ways(cell)
 
     def _update_ways(self, cell: int) -> None:
@@ -249,30 +370,20 @@ class Cells:
                 self.kept[target] -= 1
             else:
                 members = self.members[origin]
-                increase = self.table[members, target] - self.table[members, origin]
+                increase = self.table.to(members, target)
+                increase = increase - self.table.to(members, origin)
                 at = np.flatnonzero(increase == increase.min())
                 moving.append((origin, at if together else at[:1], target))
         for origin, at, target in moving:
             rows = self.members[origin][at]
             self.members[origin] = np.delete(self.members[origin], at)
-            self._after_leaving(origin, rows)
+            self._update(origin)
             self.members[target] = np.append(self.members[target], rows)
-            increase = self.table[rows] - self.table[rows, target][:, None]
-            np.minimum(
-                self.frontier[target, :-1],
-                increase.min(axis=0),
-                out=self.frontier[target, :-1],
-            )
+            increase = self.table.increases(rows, target, len(self.kept))
+            least = self.frontier[target, :-1]
+            np.minimum(least, increase, out=least)
         for cell in set(path) - {last}:
             self._update_ways(cell)
-
-    def _after_leaving(self, cell: int, rows: np.ndarray) -> None:
-        """Recompute the least increases of a cell that some rows had."""
-        increase = self.table[rows] - self.table[rows, cell][:, None]
-        columns = np.flatnonzero((increase == self.frontier[cell, :-1]).any(axis=0))
-        members = self.members[cell]
-        left = self.table[np.ix_(members, columns)] - self.table[members, cell][:, None]
-        self.frontier[cell, columns] = left.min(axis=0, initial=np.inf)
 
     def _join_copies(self) -> None:
         """Bring copies of a row together again, where the counts suit best.
@@ -281,16 +392,14 @@ class Cells:
         of prices moves all of them to one side. Where a row has many copies, the counts
         may end outside of their bounds by as many.
         """
-        label = np.empty(len(self.table), dtype=np.int64)
-        for cell, members in enumerate(self.members):
-            label[members] = cell
-        for copies in _copies(self.table):
+        label = self._labels()
+        for copies in self.table.copies():
             choices = np.unique(label[copies])
             if len(choices) == 1:
                 continue
             self.parted = True
             counts = self.counts - np.bincount(label[copies], minlength=len(self.kept))
-            trials = counts + len(copies) * np.eye(len(counts), dtype=int)[choices]
+            trials = counts + len(copies) * (np.arange(len(counts)) == choices[:, None])
             costs = [
                 (self.bounds.violation(trial), self.bounds.gap(self.prices[:-1], trial))
                 for trial in trials
@@ -320,10 +429,12 @@ class Cells:
             Prices relative to that of the last node.
         """
         frontier, prices = self.frontier.copy(), self.prices.copy()
-        if np.isfinite(reach):
-            still = reach + self.start[:, None] - self.start
-            still[self.fixed == 0] = np.inf
-            np.minimum(frontier[:-1, :-1], still, out=frontier[:-1, :-1])
+        still = np.where(self.fixed > 0, reach, np.inf)
+        labels = self._labels()
+        np.minimum.at(still, labels, self.table.reaches(labels, self.start))
+        if np.isfinite(still).any():
+            least = (still + self.start)[:, None] - self.start
+            np.minimum(frontier[:-1, :-1], least, out=frontier[:-1, :-1])
         np.fill_diagonal(frontier, np.inf)
         prices, room = _towards_the_middle(frontier, prices)
         if _cramped(room):
@@ -373,15 +484,3 @@ def _with_room(frontier: np.ndarray, prices: np.ndarray, room: float) -> np.ndar
             if np.array_equal(before, found):
                 return found
     return prices
-
-
-def _copies(table: np.ndarray) -> list[np.ndarray]:
-    """Groups of equal rows of a table."""
-    sums = table.sum(axis=1)
-    order = np.argsort(sums, kind="stable")
-    equal = sums[order[1:]] == sums[order[:-1]]
-    # Of equal sums are copies, and few other rows: only these are copied to look.
-    near = np.flatnonzero(equal)
-    equal[near] = (table[order[near + 1]] == table[order[near]]).all(axis=1)
-    groups = np.split(order, np.flatnonzero(~equal) + 1)
-    return [group for group in groups if len(group) > 1]

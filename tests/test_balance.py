@@ -8,7 +8,7 @@ from scipy.optimize import linear_sum_assignment
 
 from sk_rqkplus import RQKMeans, _balance, _cells, _moments, _scores
 from sk_rqkplus._balance import Bounds, capacities, lower_imbalance
-from sk_rqkplus._cells import Cells
+from sk_rqkplus._cells import Cells, Distances
 from sk_rqkplus._fixed_point import fixed_point_distances
 from sk_rqkplus._lloyd import balance_prices, crowded, follow
 from sk_rqkplus._nearest import Codewords, nearest
@@ -343,6 +343,58 @@ def test_few_movable_rows_reach_the_same_optimum(monkeypatch):
     assert_array_equal(found, expected)
 
 
+@pytest.mark.parametrize("n_movable", [16, 64])
+def test_moves_to_near_cells_reach_the_same_optimum(monkeypatch, n_movable):
+    rows, book = draw(3000, 40)
+    expected = nearest(rows, Codewords(book, find_prices(rows, book)))
+    counts = torch.bincount(expected, minlength=40)
+    assert_array_equal(counts, 75)
+    widths = []
+    whole = Distances.nearest
+
+    def note(self, prices, n_near):
+        widths.append(n_near)
+        return whole(self, prices, n_near)
+
+    monkeypatch.setattr(Distances, "nearest", note)
+    monkeypatch.setattr(_cells, "MOVABLE_ROWS", n_movable)
+    monkeypatch.setattr(_cells, "LEAST_NEAR", 6)
+    monkeypatch.setattr(_cells, "MOST_MOVABLE", 6 * min(40 * n_movable, 3000))
+    found = nearest(rows, Codewords(book, find_prices(rows, book)))
+    assert min(widths) <= 7
+    assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("n_near", [3, 7, 20])
+def test_distances_to_near_cells_are_those_to_all(n_near):
+    rng = np.random.default_rng(0)
+    values, prices = rng.random((50, 20)), rng.random(20)
+    values[7] = values[3]
+    whole = Distances(values)
+    some = whole.nearest(prices, n_near)
+    labels, every = whole.labels(prices), np.arange(50)
+    assert_array_equal(some.labels(prices), labels)
+    assert_array_equal(some.to(every, labels), values[every, labels])
+    assert [group.tolist() for group in some.copies()] == [[3, 7]]
+    near = np.argsort(values + prices, axis=1)[:, :n_near]
+    # What is not near is farther than the reach.
+    behind = np.sort(values + prices, axis=1) - (values + prices).min(axis=1)[:, None]
+    reaches = some.reaches(labels, prices)
+    expected = behind[:, n_near - 1] if n_near < 20 else np.inf
+    assert_allclose(reaches, np.broadcast_to(expected, 50), rtol=1e-12)
+    # And it counts from the cell that a row is in.
+    second = near[:, 1]
+    moved = some.reaches(second, prices)
+    assert_allclose(moved, reaches - behind[:, 1], rtol=1e-9)
+    cell = int(np.bincount(labels).argmax())
+    members = np.flatnonzero(labels == cell)
+    increase = values[members] - values[members, cell][:, None]
+    is_near = (near[members, None] == np.arange(20)[:, None]).any(axis=2)
+    expected = np.where(is_near, increase, np.inf).min(axis=0)
+    assert_array_equal(some.increases(members, cell, 20), expected)
+    assert np.isinf(some.increases(members[:0], cell, 20)).all()
+
+
 def test_streamed_rows_get_the_same_prices(monkeypatch):
     rows, book = draw(3000, 12)
     expected = find_prices(rows, book)
@@ -365,7 +417,7 @@ def test_repair_joins_copies():
     # Three copies and a nearby row on two codewords of room for two each: no price can
     # part the copies.
     table = np.array([[0.0, 1.0], [0.0, 1.0], [0.0, 1.0], [0.16, 0.36]])
-    cells = Cells(table, np.zeros(2, int), Bounds(4, 2), np.zeros(2))
+    cells = Cells(Distances(table), np.zeros(2, int), Bounds(4, 2), np.zeros(2))
     cells.repair()
     assert sorted(cells.counts) == [1, 3]
     assert cells.parted
