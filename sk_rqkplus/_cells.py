@@ -93,13 +93,15 @@ def _open_cells(
     movable = torch.nonzero(margins <= reach).squeeze(1)
     # A part at a time: rows in float64 may take many times what the table does.
     step = max(1, EXACT_VALUES // max(scores.words.codebook.shape))
-    n_near = min(n_codewords, MOST_MOVABLE // len(movable))
-    parts = []
-    for part in movable.split(step):
-        rows = scores.exact_rows(part)
+    n_near = min(n_codewords, max(2, MOST_MOVABLE // len(movable)))
+    table = Distances(np.empty((len(movable), n_near)))
+    if n_near < n_codewords:
+        table.cells = np.empty(table.values.shape, dtype=np.int32)
+    for start in range(0, len(movable), step):
+        part = slice(start, start + step)
+        rows = scores.exact_rows(movable[part])
         distances = fixed_point_distances(rows, scores.words.codebook)
-        parts.append(Distances(distances).nearest(prices, n_near))
-    table = Distances.joined(parts)
+        table.fill(part, Distances(distances).nearest(prices, n_near))
     fixed = torch.bincount(labels, minlength=n_codewords)
     fixed -= torch.bincount(labels[movable], minlength=n_codewords)
     return Cells(table, fixed.cpu().numpy(), bounds, prices), reach
@@ -120,12 +122,11 @@ class Distances:
     values: np.ndarray
     cells: np.ndarray | None = None
 
-    @classmethod
-    def joined(cls, parts: "list[Distances]") -> "Distances":
-        """Distances of all rows, from those of some after the others."""
-        values = np.concatenate([part.values for part in parts])
-        some = [part.cells for part in parts if part.cells is not None]
-        return cls(values, np.concatenate(some) if some else None)
+    def fill(self, part: slice, found: "Distances") -> None:
+        """Take the distances of some rows over."""
+        self.values[part] = found.values
+        if self.cells is not None:
+            self.cells[part] = found.cells
 
     def nearest(self, prices: np.ndarray, n_near: int) -> "Distances":
         """Distances to the cells of least score, from those to all."""

@@ -124,7 +124,7 @@ def test_a_fit_goes_on_from_its_directory(files, monkeypatch, capsys):
     found = persistence.load(files / "model")
     assert_array_equal(found.ids_, wanted.ids_)
     assert fit(files, *options, *SMALL, "--resume", "--force", "--tol", "0.5") == 2
-    assert "has a fit with tol=0.001, which should equal" in capsys.readouterr().err
+    assert "has a fit with tol=0.0005, which should equal" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("place", ["model", "model/state"])

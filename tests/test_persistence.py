@@ -330,12 +330,12 @@ def test_nesting_without_end_is_refused(fits, tmp_path):
 
 
 EXPECTED = {
-    "rqkmeans": RQKMeans((4, 4), balance="all", random_state=0),
+    "rqkmeans": RQKMeans((4, 4), balance="all", tol=1e-3, random_state=0),
     "rqkmeans_plus": RQKMeansPlus(
         [4, 4],
         hidden_layer_sizes=(3,),
         batch_norm=True,
-        rqkmeans=RQKMeans(max_iter=5),
+        rqkmeans=RQKMeans(max_iter=5, tol=1e-3),
         **TRAINED,
     ),
     "rqvae": RQVAE(np.array([4, 4]), hidden_layer_sizes=(3,), latent_dim=2, **TRAINED),
