@@ -370,9 +370,8 @@ class Cells:
             elif origin == last:
                 self.kept[target] -= 1
             else:
-                members = self.members[origin]
-                increase = self.table.to(members, target)
-                increase = increase - self.table.to(members, origin)
+                members, to = self.members[origin], self.table.to
+                increase = to(members, target) - to(members, origin)
                 at = np.flatnonzero(increase == increase.min())
                 moving.append((origin, at if together else at[:1], target))
         for origin, at, target in moving:
@@ -411,7 +410,7 @@ class Cells:
                 self._update(cell)
         self.kept = np.clip(self.counts, self.bounds.lower, self.bounds.upper)
         for cell in range(len(self.kept)):
-            self._update(cell)
+            self._update_ways(cell)
 
     def centred_prices(self, reach: float) -> np.ndarray:
         """Prices in the middle of the intervals that their cells allow.

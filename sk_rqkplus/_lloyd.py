@@ -326,6 +326,7 @@ def fit_codebook(
         start = None
         if not steps.saved:
             start = _start(points, size, rng, init, max_iter, tol)
+            start = _on_a_sample(points, start, rng, max_iter, tol)
         return lloyd(points, start, max_iter, tol, tick, squares=squares, journal=steps)
 
     parts = [journal.part(f"run {number}") for number in range(n_init)]
@@ -338,22 +339,6 @@ def fit_codebook(
 
 
 def _start(
-    points: Points,
-    size: int,
-    rng: np.random.RandomState,
-    init: str,
-    max_iter: int,
-    tol: float,
-) -> Tensor:
-    """Codewords that have settled on a sample, which is most of the way."""
-    codebook = _coarse(points, size, rng, init, max_iter, tol)
-    n_rows = min(SAMPLE_ROWS * size, MOST_SAMPLE_ROWS)
-    if len(points) < 2 * n_rows:
-        return codebook
-    return lloyd(_draw(points, n_rows, rng), codebook, max_iter, tol).codebook
-
-
-def _coarse(
     points: Points,
     size: int,
     rng: np.random.RandomState,
@@ -380,6 +365,20 @@ def _coarse(
     means, empty = stats.means(), stats.counts == 0
     means[empty] = rows[index[empty]]
     return means
+
+
+def _on_a_sample(
+    points: Points,
+    codebook: Tensor,
+    rng: np.random.RandomState,
+    max_iter: int,
+    tol: float,
+) -> Tensor:
+    """Codewords that have settled on some of many rows, which is most of the way."""
+    n_rows = min(SAMPLE_ROWS * len(codebook), MOST_SAMPLE_ROWS)
+    if len(points) < 2 * n_rows:
+        return codebook
+    return lloyd(_draw(points, n_rows, rng), codebook, max_iter, tol).codebook
 
 
 def lloyd(

@@ -177,8 +177,8 @@ def _rough_pass(
     rows: Tensor, words: Codewords, noise: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor] | None:
     """Labels in bfloat16, as :func:`_fast_pass`; None where that is not worth it."""
-    rough = words.rough
     # Another thread may give up on it.
+    rough = words.rough
     if rough is None or len(rows) < LEAST_ROWS:
         return None
     norms = row_norms(rows)
