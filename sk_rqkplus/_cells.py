@@ -9,18 +9,21 @@ from torch import Tensor
 from sk_rqkplus._balance import Bounds
 from sk_rqkplus._fixed_point import fixed_point_distances
 from sk_rqkplus._scores import Scores
+from sk_rqkplus._threads import split_rows
 
 # Rows per codeword that may move in the end, those of least margin, and that counts
 # are decided by. Where codewords are many, rows may move to the nearest ones: to so
 # many of them at least, and to as many as the largest table has room for.
 MOVABLE_ROWS, MOST_MOVABLE, NEAR_ROWS, LEAST_NEAR = 64, 2**25, 16, 64
-# Values of rows in float64 that are taken at a time.
-EXACT_VALUES = 2**23
+# Values of rows in float64 that are taken at a time, and distances that are priced.
+EXACT_VALUES, PRICED_VALUES = 2**23, 2**20
 ROUNDS, PATIENCE = 8, 2
 CENTRING_ROUNDS, ROOM_TRIALS, PATH_ROUNDS = 30, 6, 100
 
 
-def exact_prices(scores: Scores, prices: Tensor, tol: float) -> tuple[Tensor, float]:
+def exact_prices(
+    scores: Scores, prices: Tensor, tol: float
+) -> tuple[Tensor, float, int]:
     """Prices under which every count is within its bounds, to the last row.
 
     Parameters
@@ -42,6 +45,10 @@ def exact_prices(scores: Scores, prices: Tensor, tol: float) -> tuple[Tensor, fl
     gap : float
         Duality gap: how far the total distortion is from the least possible one at
         most.
+
+    n_beyond : int
+        Rows by which counts are outside of their bounds in the end, unless copies that
+        no price can part are the reason; zero as a rule.
     """
     n_codewords = len(scores.words)
     bounds = Bounds(len(scores), n_codewords, tol)
@@ -69,7 +76,9 @@ def exact_prices(scores: Scores, prices: Tensor, tol: float) -> tuple[Tensor, fl
         whole = np.isinf(reach) and cells.table.cells is None
         table = cells.table if whole else None
         del cells
-    return torch.as_tensor(best[1], device=prices.device), best[2]
+    violation, found, gap = best
+    n_beyond = 0 if parted else int(violation)
+    return torch.as_tensor(found, device=prices.device), gap, n_beyond
 
 
 def _open_cells(
@@ -90,10 +99,10 @@ def _open_cells(
     reach = np.inf
     if n_movable < len(scores):
         reach = float(margins.kthvalue(n_movable).values)
-    movable = torch.nonzero(margins <= reach).squeeze(1)
+    movable = _least(margins, reach, n_movable)
     # A part at a time: rows in float64 may take many times what the table does.
     step = max(1, EXACT_VALUES // max(scores.words.codebook.shape))
-    n_near = min(n_codewords, max(2, MOST_MOVABLE // len(movable)))
+    n_near = min(n_codewords, MOST_MOVABLE // len(movable))
     table = Distances(np.empty((len(movable), n_near)))
     if n_near < n_codewords:
         table.cells = np.empty(table.values.shape, dtype=np.int32)
@@ -105,6 +114,17 @@ def _open_cells(
     fixed = torch.bincount(labels, minlength=n_codewords)
     fixed -= torch.bincount(labels[movable], minlength=n_codewords)
     return Cells(table, fixed.cpu().numpy(), bounds, prices), reach
+
+
+def _least(margins: Tensor, reach: float, n_rows: int) -> Tensor:
+    """Numbers of the rows of least margin, the first ones of those that reach it.
+
+    There may be any number of ties, and memory for so many rows.
+    """
+    below, tied = margins < reach, margins == reach
+    n_tied = n_rows - int(below.sum())
+    below[torch.nonzero(tied).squeeze(1)[:n_tied]] = True
+    return torch.nonzero(below).squeeze(1)
 
 
 @dataclass
@@ -139,38 +159,25 @@ class Distances:
 
     def labels(self, prices: np.ndarray) -> np.ndarray:
         """Cell of least score of every row, the lower one of a tie."""
+        n_rows, n_near = self.values.shape
+        parts = split_rows(n_rows, max(1, PRICED_VALUES // n_near))
+        return np.concatenate([self._labels_of(part, prices) for part in parts])
+
+    def _labels_of(self, part: slice, prices: np.ndarray) -> np.ndarray:
         if self.cells is None:
-            return (self.values + prices).argmin(axis=1)
-        least = (self.values + prices[self.cells]).argmin(axis=1)[:, None]
-        return np.take_along_axis(self.cells, least, axis=1)[:, 0].astype(np.int64)
+            return (self.values[part] + prices).argmin(axis=1)
+        cells = self.cells[part]
+        least = (self.values[part] + prices[cells]).argmin(axis=1)[:, None]
+        return np.take_along_axis(cells, least, axis=1)[:, 0].astype(np.int64)
 
-    def reaches(self, labels: np.ndarray, prices: np.ndarray) -> np.ndarray:
-        """By how much all cells that are not near are worse than that of each row.
-
-        Parameters
-        ----------
-        labels : ndarray of shape (n_rows,), int64
-            Cell of every row, a near one.
-
-        prices : ndarray of shape (n_codewords,), float64
-            Prices that the near cells are the nearest ones at.
-
-        Returns
-        -------
-        reaches : ndarray of shape (n_rows,), float64
-            Lower bounds at these prices, infinite where all cells are near.
-        """
-        if self.cells is None:
-            return np.full(len(labels), np.inf)
-        farthest = (self.values + prices[self.cells]).max(axis=1)
-        return farthest - self.to(np.arange(len(labels)), labels) - prices[labels]
-
-    def to(self, rows: np.ndarray, cells: np.ndarray | int) -> np.ndarray:
+    def to(self, rows: np.ndarray, cell: int) -> np.ndarray:
         """Distance of each of some rows to a cell, infinite if that is not near."""
         if self.cells is None:
-            return self.values[rows, cells]
-        there = self.cells[rows] == np.reshape(cells, (-1, 1))
-        return np.where(there, self.values[rows], np.inf).min(axis=1, initial=np.inf)
+            return self.values[rows, cell]
+        found = np.full(len(rows), np.inf)
+        number, column = np.nonzero(self.cells[rows] == cell)
+        found[number] = self.values[rows[number], column]
+        return found
 
     def increases(self, rows: np.ndarray, cell: int, n_cells: int) -> np.ndarray:
         """Least increase of distance at which one of the rows of a cell gets to each.
@@ -197,6 +204,36 @@ class Distances:
         least = np.full(n_cells, np.inf)
         np.minimum.at(least, self.cells[rows], increase)
         return least
+
+    def beyond(self, rows: np.ndarray, cell: int, prices: np.ndarray) -> np.ndarray:
+        """Lower bounds of the increase to cells that are not near.
+
+        Parameters
+        ----------
+        rows : ndarray of shape (n_some,), int64
+            Some rows.
+
+        cell : int
+            The cell that they are in, a near one of all of them.
+
+        prices : ndarray of shape (n_cells,), float64
+            Prices that the near cells are the nearest ones at.
+
+        Returns
+        -------
+        bounds : ndarray of shape (n_cells,), float64
+            Of the rows that a cell is not near to; infinite where there are none.
+        """
+        if self.cells is None or len(rows) == 0:
+            return np.full(len(prices), np.inf)
+        cells = self.cells[rows]
+        # At these prices, what is not near is no nearer than what is.
+        reach = (self.values[rows] + prices[cells]).max(axis=1) - self.to(rows, cell)
+        order = np.argsort(reach, kind="stable")
+        near = np.zeros((len(prices), len(rows)), dtype=bool)
+        near[cells[order], np.arange(len(rows))[:, None]] = True
+        least = reach[order[near.argmin(axis=1)]]
+        return np.where(near.all(axis=1), np.inf, least - prices)
 
     def copies(self) -> list[np.ndarray]:
         """Groups of equal rows."""
@@ -261,13 +298,6 @@ class Cells:
     def counts(self) -> np.ndarray:
         """Number of rows in every cell."""
         return self.fixed + np.fromiter(map(len, self.members), dtype=np.int64)
-
-    def _labels(self) -> np.ndarray:
-        """Cell of every row that may move."""
-        labels = np.empty(len(self.table.values), dtype=np.int64)
-        for cell, members in enumerate(self.members):
-            labels[members] = cell
-        return labels
 
     def _update(self, cell: int) -> None:
         """Recompute what leaves a cell."""
@@ -392,7 +422,9 @@ class Cells:
         of prices moves all of them to one side. Where a row has many copies, the counts
         may end outside of their bounds by as many.
         """
-        label = self._labels()
+        label = np.empty(len(self.table.values), dtype=np.int64)
+        for cell, members in enumerate(self.members):
+            label[members] = cell
         for copies in self.table.copies():
             choices = np.unique(label[copies])
             if len(choices) == 1:
@@ -429,12 +461,11 @@ class Cells:
             Prices relative to that of the last node.
         """
         frontier, prices = self.frontier.copy(), self.prices.copy()
-        still = np.where(self.fixed > 0, reach, np.inf)
-        labels = self._labels()
-        np.minimum.at(still, labels, self.table.reaches(labels, self.start))
-        if np.isfinite(still).any():
-            least = (still + self.start)[:, None] - self.start
-            np.minimum(frontier[:-1, :-1], least, out=frontier[:-1, :-1])
+        for cell, ways in enumerate(frontier[:-1, :-1]):
+            still = reach if self.fixed[cell] else np.inf
+            np.minimum(ways, still + self.start[cell] - self.start, out=ways)
+            beyond = self.table.beyond(self.members[cell], cell, self.start)
+            np.minimum(ways, beyond, out=ways)
         np.fill_diagonal(frontier, np.inf)
         prices, room = _towards_the_middle(frontier, prices)
         if _cramped(room):

@@ -34,7 +34,8 @@ RUN_ROWS = 64
 # in all directions on so many, where rows are at least twice as many.
 COARSE_ROWS, COARSE_FEATURES = 128, 64
 SAMPLE_ROWS, MOST_SAMPLE_ROWS = 512, 2**20
-# Codewords that rounding alone keeps from the means have settled.
+# Codewords that rounding alone keeps from the means have settled: what is left is such
+# a share of the sum of squares.
 LEAST_TOL = 1e-12
 # How far codewords go towards the means of their members; 1 is Lloyd's step. A factor
 # between 0 and 2 lowers the inertia; this ends 0.6 % lower after as many iterations.
@@ -63,8 +64,9 @@ def bytes_to_fit(
     """Memory that a fit allocates at its peak, within a factor of about 1.5.
 
     Residuals in float32; of a balanced level the table of scores, which is kept unless
-    it is large, and that of the rows that may move in the end; and chunks that threads
-    work on. Weights are fitted to 21 peaks that were measured.
+    it is large, that of the rows that may move in the end, and those of ways between
+    codewords; and chunks that threads work on. Weights are fitted to 21 peaks that were
+    measured.
 
     Parameters
     ----------
@@ -100,7 +102,8 @@ def bytes_to_fit(
         most = CACHED_SCORES if n_fit == n_rows else CACHED_SCORES_OF_A_FILE
         sizes = (n_few * n_codewords, CACHED_SCORES), (n_rows * n_codewords, most)
         scores = max(size if size <= limit else 0 for size, limit in sizes)
-        needed += 8 * scores + 11 * min(n_rows * n_codewords, MOST_MOVABLE)
+        movable = min(n_rows * n_codewords, MOST_MOVABLE)
+        needed += 8 * scores + 12 * movable + 24 * n_codewords**2
     return int(needed + ROW_BYTES * n_rows + OTHER_BYTES)
 
 
@@ -326,7 +329,8 @@ def fit_codebook(
         start = None
         if not steps.saved:
             start = _start(points, size, rng, init, max_iter, tol)
-            start = _on_a_sample(points, start, rng, max_iter, tol)
+            early = steps.part("sample")
+            start = _on_a_sample(points, start, rng, max_iter, tol, early)
         return lloyd(points, start, max_iter, tol, tick, squares=squares, journal=steps)
 
     parts = [journal.part(f"run {number}") for number in range(n_init)]
@@ -373,12 +377,14 @@ def _on_a_sample(
     rng: np.random.RandomState,
     max_iter: int,
     tol: float,
+    journal: Journal,
 ) -> Tensor:
     """Codewords that have settled on some of many rows, which is most of the way."""
     n_rows = min(SAMPLE_ROWS * len(codebook), MOST_SAMPLE_ROWS)
     if len(points) < 2 * n_rows:
         return codebook
-    return lloyd(_draw(points, n_rows, rng), codebook, max_iter, tol).codebook
+    sample = _draw(points, n_rows, rng)
+    return lloyd(sample, codebook, max_iter, tol, journal=journal).codebook
 
 
 def lloyd(
@@ -429,10 +435,10 @@ def lloyd(
     for n_iter in range(done + 1, max_iter + 1):
         stats = merged_stats(points, codebook, exact=False)
         before, inertia = inertia, stats.inertia(codebook, squares)
-        settled = stats.excess(codebook) <= max(tol, LEAST_TOL) * inertia
+        settled = stats.excess(codebook) <= max(tol * inertia, LEAST_TOL * squares)
         if not stats.counts.all():
             # Elsewhere an empty codeword serves better, as long as that is so.
-            settled &= inertia >= before
+            settled &= inertia >= (1 - tol) * before
         last = settled or n_iter == max_iter
         if last:
             stats = merged_stats(points, codebook, exact=True)
@@ -588,11 +594,14 @@ class Balance:
         better.
     crowd : float
         Share of the rows that no price can tell apart, which the counts leave out.
+    n_beyond : int
+        Rows by which the counts are outside of their bounds without such a reason.
     """
 
     prices: Tensor
     gap: float
     crowd: float
+    n_beyond: int
 
 
 @one_thread()
@@ -640,7 +649,7 @@ def balance_prices(
     n_rows = len(left) - len(crowd)
     if prices is not None and not prices.any():
         prices = None
-    gap, least = 0.0, BALANCED_ROWS * len(codebook)
+    gap, n_beyond, least = 0.0, 0, BALANCED_ROWS * len(codebook)
     # Prices of few rows are soon found, and close to those of more.
     sizes = [n_rows]
     while sizes[0] >= 8 * max(least, n_before):
@@ -657,8 +666,8 @@ def balance_prices(
     if prices is None:
         prices = torch.zeros(len(codebook), dtype=torch.float64, device=codebook.device)
     elif exact:
-        prices, gap = exact_prices(scores, prices, tol)
-    return Balance(prices, gap, len(crowd) / len(left))
+        prices, gap, n_beyond = exact_prices(scores, prices, tol)
+    return Balance(prices, gap, len(crowd) / len(left), n_beyond)
 
 
 def crowded(left: Leftover, limit: int) -> Tensor:

@@ -37,7 +37,7 @@ FLOAT32_ROUNDOFF = 2.0**-24
 TILE_SCORES = {"cpu": 2**20, "cuda": 2**26}
 MIN_TILE_ROWS = 512
 # Values of the rows and rivals that are compared at a time.
-EXACT_VALUES = 2**20
+EXACT_VALUES = {"cpu": 2**20, "cuda": 2**26}
 # Rivals as a share of all pairs of rows and codewords that are compared sooner than
 # they are told apart in float32.
 MOST_RIVALS = 2.0**-8
@@ -291,7 +291,7 @@ def _exact_pass(
     product, so that the value of a pair depends on the pair alone.
     """
     labels = []
-    n_pairs = max(1, EXACT_VALUES // words.codebook.shape[1])
+    n_pairs = max(1, EXACT_VALUES[rivals.device.type] // words.codebook.shape[1])
     number = rivals.sum(1).cumsum(0) // n_pairs
     sizes = number.unique_consecutive(return_counts=True)[1].tolist()
     for part, among in zip(index.split(sizes), rivals.split(sizes), strict=True):

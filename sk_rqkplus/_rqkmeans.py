@@ -453,4 +453,10 @@ class RQKMeans(BaseQuantizer):
                 f"have more than {upper} copies, the most that one codeword may take. "
                 "Remove duplicates, lower codebook_sizes or use balance='none'."
             )
+        elif balance.n_beyond:
+            warn(
+                f"level {number} is not quite balanced: {balance.n_beyond} of "
+                f"{len(left)} rows are beyond the bounds of their codewords. Raise "
+                "balance_tol, or lower codebook_sizes."
+            )
         return level

@@ -372,20 +372,13 @@ def test_distances_to_near_cells_are_those_to_all(n_near):
     values[7] = values[3]
     whole = Distances(values)
     some = whole.nearest(prices, n_near)
-    labels, every = whole.labels(prices), np.arange(50)
+    labels = whole.labels(prices)
     assert_array_equal(some.labels(prices), labels)
-    assert_array_equal(some.to(every, labels), values[every, labels])
+    for cell in np.unique(labels):
+        inside = np.flatnonzero(labels == cell)
+        assert_array_equal(some.to(inside, cell), values[inside, cell])
     assert [group.tolist() for group in some.copies()] == [[3, 7]]
     near = np.argsort(values + prices, axis=1)[:, :n_near]
-    # What is not near is farther than the reach.
-    behind = np.sort(values + prices, axis=1) - (values + prices).min(axis=1)[:, None]
-    reaches = some.reaches(labels, prices)
-    expected = behind[:, n_near - 1] if n_near < 20 else np.inf
-    assert_allclose(reaches, np.broadcast_to(expected, 50), rtol=1e-12)
-    # And it counts from the cell that a row is in.
-    second = near[:, 1]
-    moved = some.reaches(second, prices)
-    assert_allclose(moved, reaches - behind[:, 1], rtol=1e-9)
     cell = int(np.bincount(labels).argmax())
     members = np.flatnonzero(labels == cell)
     increase = values[members] - values[members, cell][:, None]
@@ -393,6 +386,40 @@ def test_distances_to_near_cells_are_those_to_all(n_near):
     expected = np.where(is_near, increase, np.inf).min(axis=0)
     assert_array_equal(some.increases(members, cell, 20), expected)
     assert np.isinf(some.increases(members[:0], cell, 20)).all()
+    # What is not near is as far as the farthest of what is, at least.
+    farthest = np.sort(values + prices, axis=1)[members, n_near - 1][:, None] - prices
+    bounds = np.where(is_near, np.inf, farthest - values[members, cell][:, None])
+    assert_allclose(some.beyond(members, cell, prices), bounds.min(axis=0), rtol=1e-12)
+    assert (np.where(is_near, np.inf, increase) >= bounds - 1e-12).all()
+    assert np.isinf(some.beyond(members[:0], cell, prices)).all()
+
+
+def test_of_rows_of_equal_margins_no_more_move_than_there_is_memory_for():
+    margins = torch.tensor([2.0, 1.0, 2.0, 0.0, 2.0, 3.0])
+    assert_array_equal(_cells._least(margins, 2.0, 4), [0, 1, 2, 3])
+    assert_array_equal(_cells._least(margins, 1.0, 2), [1, 3])
+    assert_array_equal(_cells._least(margins, np.inf, 9), np.arange(6))
+
+
+def test_ties_do_not_keep_rows_from_their_near_cells(monkeypatch):
+    """Rows on a grid, of which most are as far from two codewords."""
+    rng = np.random.default_rng(0)
+    rows = torch.from_numpy(rng.integers(0, 2, (4000, 16)).astype(np.float32))
+    book = torch.eye(16) * 0.5
+    widths = []
+    whole = Distances.nearest
+
+    def note(self, prices, n_near):
+        widths.append((len(self.values), n_near))
+        return whole(self, prices, n_near)
+
+    monkeypatch.setattr(Distances, "nearest", note)
+    monkeypatch.setattr(_cells, "MOVABLE_ROWS", 4)
+    monkeypatch.setattr(_cells, "LEAST_NEAR", 8)
+    monkeypatch.setattr(_cells, "MOST_MOVABLE", 8 * 64)
+    find_prices(rows, book)
+    assert min(width for _, width in widths) >= 8
+    assert max(n_rows * width for n_rows, width in widths) <= 8 * 64
 
 
 def test_streamed_rows_get_the_same_prices(monkeypatch):

@@ -11,7 +11,7 @@ import torch
 from numpy.testing import assert_array_equal
 from sklearn.utils import check_random_state
 
-from sk_rqkplus import RQVAE, RQKMeans, RQKMeansPlus, _journal, _rqkmeans
+from sk_rqkplus import RQVAE, RQKMeans, RQKMeansPlus, _journal, _lloyd, _rqkmeans
 from sk_rqkplus._checkpoints import read_checkpoint
 from sk_rqkplus._journal import Book, Journal, describe, keep_journal
 from sk_rqkplus._lloyd import Level
@@ -99,6 +99,32 @@ def test_rqkmeans_in_pieces_is_that_of_one_piece(X, tmp_path, monkeypatch, param
         "fit-state-0",
         "fit-state-1",
     ]
+
+
+@pytest.mark.usefixtures("eager")
+def test_iterations_on_a_sample_are_not_done_again(X, tmp_path, monkeypatch):
+    def make(**more):
+        return RQKMeans((16, 16), random_state=0, balance="none", tol=0.0, **more)
+
+    def kept(**more):
+        return make(checkpoint_dir=tmp_path, **more)
+
+    monkeypatch.setattr(_lloyd, "SAMPLE_ROWS", 8)
+    whole = make().fit(X)
+    with monkeypatch.context() as patch:
+        # The first write is that of a beginning.
+        break_after(patch, 3)
+        with pytest.raises(Broken, match="after a write"):
+            kept().fit(X)
+    steps = []
+    with monkeypatch.context() as patch:
+        step = _lloyd.step
+        patch.setattr(_lloyd, "step", lambda *args: steps.append(1) or step(*args))
+        make().fit(X)
+        n_whole = len(steps)
+        pieces = kept(resume=True).fit(X)
+    assert_same_model(pieces, whole)
+    assert len(steps) - n_whole == n_whole - 2
 
 
 TRAININGS = [

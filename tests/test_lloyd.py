@@ -105,6 +105,28 @@ def test_a_run_does_not_end_while_an_empty_codeword_finds_a_place():
     assert level.n_iter == 2
 
 
+def test_an_empty_codeword_does_not_prolong_a_run_for_little(monkeypatch):
+    rows, far = blobs(), torch.full((1, 8), 99.0)
+    start = rows[kmeans_plus_plus(rows, 10, np.random.RandomState(0))]
+    # There is no place for one more.
+    monkeypatch.setattr(_lloyd, "_worst_rows", lambda *args: far)
+    tol = 1e-3
+    expected = lloyd(Points(rows), start, 50, tol).n_iter
+    found = lloyd(Points(rows), torch.cat([start, far]), 50, tol).n_iter
+    to_the_end = lloyd(Points(rows), torch.cat([start, far]), 50, 0.0).n_iter
+    assert expected <= found <= expected + 1 < to_the_end - 1
+
+
+def test_a_perfect_fit_ends_where_rounding_is_all_that_is_left():
+    # Codewords cannot be nearer to the means than float32 has numbers.
+    rng = np.random.default_rng(0)
+    centres = np.float32(rng.normal(size=(8, 16)))
+    noise = 1e-7 * rng.normal(size=(4000, 16))
+    rows = tensor(np.repeat(centres, 500, axis=0) + noise)
+    level = lloyd(Points(rows), torch.from_numpy(centres), 25, 0.0)
+    assert level.n_iter <= 2
+
+
 def test_many_rows_are_settled_on_a_sample_first(monkeypatch):
     rows, seen = blobs(4096), []
     whole = _lloyd.lloyd

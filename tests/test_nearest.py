@@ -144,7 +144,7 @@ def test_rivals_in_small_parts_are_decided_alike(monkeypatch):
     rivals.scatter_(1, expected[:, None], True)
     rivals[50:60], rivals[expected == 3, 11] = True, True
     for n_values in (1, 5 * 384, 2**30):
-        monkeypatch.setattr(_nearest, "EXACT_VALUES", n_values)
+        monkeypatch.setitem(_nearest.EXACT_VALUES, "cpu", n_values)
         found = _nearest._exact_pass(rows, index, rivals, words)
         assert torch.equal(found, expected)
     assert 3 in found

@@ -16,7 +16,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline
 
-from sk_rqkplus import RQKMeans
+from sk_rqkplus import RQKMeans, _cells
 from sk_rqkplus.metrics import collision_rate
 from sk_rqkplus.scorers import SCORERS
 
@@ -178,6 +178,15 @@ def test_odd_data(X):
     assert collision_rate(rq.ids_) == 0
     spread = np.var(X.astype(np.float64), axis=0).mean()
     assert -rq.score(X) <= spread + 1e-12
+
+
+def test_a_level_that_stays_out_of_balance_says_so(X, monkeypatch):
+    # Too few rounds to share all rows out.
+    monkeypatch.setattr(_cells, "ROUNDS", 2)
+    monkeypatch.setattr(_cells.Cells, "repair", lambda self, *, together: None)
+    message = r"level 0 is not quite balanced: \d+ of 600 rows are beyond.*balance_tol"
+    with pytest.warns(UserWarning, match=message):
+        RQKMeans((16,), balance="all", random_state=0).fit(X[:600])
 
 
 def test_crowded_level_says_so(X):
