@@ -34,8 +34,8 @@ LAST_ROWS = 16
 # Newton's equations are damped, less where steps succeed, and more if not.
 LEAST_DAMPING, MOST_DAMPING, LEAST_HESITATION = 1e-3, 0.05, 0.3
 # Steps are in units of the temperature. A codeword has overshot if so large a share of
-# its excess turns into one of the other sign.
-LONGEST_STEP, OVERSHOT = 4.0, 0.25
+# its excess turns into one of the other sign, and gets nowhere if so little changes.
+LONGEST_STEP, OVERSHOT, UNMOVED = 4.0, 0.25, 1e-3
 # Excess, as a share of a codeword's rows, that Newton's method has failed at, and that
 # it will fail at. So many times so many codewords are fetched, of so many scores.
 LONELY, FAR_OFF = 0.05, 1.0
@@ -285,9 +285,12 @@ class _Newton:
         better = np.abs(excess).sum() < np.abs(before).sum()
         damping = self.damping * (0.25 if better else 4.0)
         self.damping = min(max(damping, LEAST_DAMPING), MOST_DAMPING)
-        # Two codewords may hand rows back and forth for ever.
+        # Two codewords may hand rows back and forth for ever, and one that is far from
+        # all rows may get nowhere.
         turned = -excess * before > OVERSHOT * np.square(before)
-        longer = np.minimum(2 * self.longest, LONGEST_STEP)
+        lost = (excess != 0) & (np.abs(excess - before) < UNMOVED * np.abs(before))
+        most = np.where(lost, np.inf, LONGEST_STEP)
+        longer = np.minimum(2 * self.longest, most)
         self.longest = np.where(turned, self.longest / 2, longer)
 
     def step(self) -> None:

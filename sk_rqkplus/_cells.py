@@ -13,8 +13,10 @@ from sk_rqkplus._threads import split_rows
 
 # Rows per codeword that may move in the end, those of least margin, and that counts
 # are decided by. Where codewords are many, rows may move to the nearest ones: to so
-# many of them at least, and to as many as the largest table has room for.
-MOVABLE_ROWS, MOST_MOVABLE, NEAR_ROWS, LEAST_NEAR = 64, 2**25, 16, 64
+# many of them at least, and to as many as the table has room for, twice as many at
+# every turn.
+MOVABLE_ROWS, NEAR_ROWS, LEAST_NEAR = 32, 4, 64
+FIRST_MOVABLE, MOST_MOVABLE = 2**23, 2**25
 # Values of rows in float64 that are taken at a time, and distances that are priced.
 EXACT_VALUES, PRICED_VALUES = 2**23, 2**20
 ROUNDS, PATIENCE = 8, 2
@@ -56,10 +58,12 @@ def exact_prices(
     best, table, parted = (np.inf, found, 0.0), None, False
     most = MOST_MOVABLE // min(n_codewords, LEAST_NEAR)
     for turn in range(ROUNDS):
+        room = min(FIRST_MOVABLE << turn, MOST_MOVABLE)
         if turn:
             # Rounding can only have moved rows of the least margins.
             n_near = max(NEAR_ROWS * n_codewords, len(scores) // 256)
-            cells, _ = _open_cells(scores, found, bounds, min(n_near, most), table)
+            n_near = min(n_near, most)
+            cells, _ = _open_cells(scores, found, bounds, n_near, room, table)
             violation = bounds.violation(cells.counts)
             if violation < best[0]:
                 best = (violation, found, bounds.gap(found, cells.counts))
@@ -68,7 +72,8 @@ def exact_prices(
             # The next ones take as much memory.
             del cells
         n_movable = max(MOVABLE_ROWS * n_codewords << turn, len(scores) // 256)
-        cells, reach = _open_cells(scores, found, bounds, min(n_movable, most), table)
+        n_movable = min(n_movable, most)
+        cells, reach = _open_cells(scores, found, bounds, n_movable, room, table)
         cells.repair(together=parted)
         parted |= cells.parted
         found = cells.centred_prices(reach)
@@ -86,6 +91,7 @@ def _open_cells(
     prices: np.ndarray,
     bounds: Bounds,
     n_movable: int,
+    room: int,
     table: "Distances | None",
 ) -> tuple["Cells", float]:
     """Cells at some prices, with the rows of least margin free to move."""
@@ -102,7 +108,7 @@ def _open_cells(
     movable = _least(margins, reach, n_movable)
     # A part at a time: rows in float64 may take many times what the table does.
     step = max(1, EXACT_VALUES // max(scores.words.codebook.shape))
-    n_near = min(n_codewords, MOST_MOVABLE // len(movable))
+    n_near = min(n_codewords, max(LEAST_NEAR, room // len(movable)))
     table = Distances(np.empty((len(movable), n_near)))
     if n_near < n_codewords:
         table.cells = np.empty(table.values.shape, dtype=np.int32)

@@ -100,7 +100,9 @@ def bytes_to_fit(
     if balanced:
         n_few = min(n_seen, MOST_BALANCED_ROWS * n_codewords)
         most = CACHED_SCORES if n_fit == n_rows else CACHED_SCORES_OF_A_FILE
-        sizes = (n_few * n_codewords, CACHED_SCORES), (n_rows * n_codewords, most)
+        n_fewer = min(n_seen, BALANCED_ROWS * n_codewords)
+        tables = (n_fewer, CACHED_SCORES), (n_few, CACHED_SCORES), (n_rows, most)
+        sizes = [(rows * n_codewords, limit) for rows, limit in tables]
         scores = max(size if size <= limit else 0 for size, limit in sizes)
         movable = min(n_rows * n_codewords, MOST_MOVABLE)
         needed += 8 * scores + 12 * movable + 24 * n_codewords**2
@@ -545,7 +547,7 @@ def _balanced(
         tol = max(tol, balance_tol)
         prices = lower_imbalance(scores, prices, tol, len(few), loose=True)
         sample.remember(codebook, scores.labels(prices))
-        stats = merged_stats(sample, codebook, exact=True)
+        stats = merged_stats(sample, codebook, exact=n_iter == len(tols))
         before, codebook = codebook, step(stats, sample, codebook)
         prices = follow(prices, before, codebook, stats.counts)
         tick()

@@ -239,12 +239,23 @@ def newton_of(n_codewords):
 
 def test_codewords_that_overshoot_take_shorter_steps():
     newton = newton_of(3)
-    for excess in ([8, 8, 8], [-7, 1, -1], [6, 1, 1]):
+    for excess in ([8, 8, 8], [-7, 2, -1], [6, 1, 1]):
         newton._compare(np.array(excess, dtype=float))
     longest = _balance.LONGEST_STEP
     assert_array_equal(newton.longest, [longest / 4, longest, longest / 2])
-    newton._compare(np.array([5.0, 1, 0]))
+    newton._compare(np.array([5.0, 0.5, 0]))
     assert_array_equal(newton.longest, [longest / 2, longest, longest])
+
+
+def test_codewords_that_get_nowhere_take_longer_steps():
+    newton = newton_of(3)
+    for excess in ([8, 8, 0], [8, 4, 0], [8, 2, 0]):
+        newton._compare(np.array(excess, dtype=float))
+    longest = _balance.LONGEST_STEP
+    assert_array_equal(newton.longest, [4 * longest, longest, longest])
+    # Some rows are in sight.
+    newton._compare(np.array([7.0, 1, 0]))
+    assert_array_equal(newton.longest, [longest, longest, longest])
 
 
 def test_steps_that_succeed_are_damped_less():
