@@ -15,7 +15,7 @@ import torch
 from scipy.sparse.linalg import LinearOperator, cg
 from torch import Tensor
 
-from sk_rqkplus._moments import Moments, moments
+from sk_rqkplus._moments import WINDOW, Moments, moments
 from sk_rqkplus._scores import Scores
 from sk_rqkplus._threads import one_thread
 
@@ -174,16 +174,18 @@ def lower_imbalance(
         heat = max(coldest, min(NEAR, np.sqrt(n_codewords / max(n_before, 1))))
     settled = LOOSE if loose else SETTLED
     finished = LOOSE if loose else min(SETTLED, LAST_ROWS * n_codewords / len(scores))
-    newton = _Newton(scores, bounds, prices.cpu().numpy())
+    newton, cooling = _Newton(scores, bounds, prices.cpu().numpy()), COOLING
     for _ in range(FEW_STEPS if loose else MOST_STEPS):
         error = newton.look(heat * gap)
         # Newton's method converges from nearby: cool down only when it has.
         if error < (settled if heat > coldest else finished):
             if heat <= coldest:
                 break
-            heat = max(heat * COOLING, coldest)
-        elif error > UNSETTLED:
-            heat = min(heat / COOLING, WARMEST)
+            heat = max(heat * cooling, coldest)
+        elif error > UNSETTLED and heat < WARMEST:
+            # In shorter steps, so as not to come back to where it was too cold.
+            cooling = np.sqrt(cooling)
+            heat = min(heat / cooling, WARMEST)
         newton.step()
     prices = torch.as_tensor(newton.prices, device=scores.words.prices.device)
     return prices if loose else _fetch(scores, prices, bounds, LONELY)
@@ -275,7 +277,8 @@ class _Newton:
         device = self.scores.words.prices.device
         prices = torch.as_tensor(self.prices, device=device)
         self.temperature = temperature
-        self.moments = self.scores.total(moments, prices, temperature, most)
+        reach = WINDOW * temperature
+        self.moments = self.scores.total(moments, prices, reach, temperature, most)
         self._compare(self.bounds.excess(self.prices, self.moments.counts))
         return self.bounds.error(self.excess)
 

@@ -53,15 +53,16 @@ def exact_prices(
         no price can part are the reason; zero as a rule.
     """
     n_codewords = len(scores.words)
-    bounds = Bounds(len(scores), n_codewords, tol)
+    n_rows = len(scores)
+    bounds = Bounds(n_rows, n_codewords, tol)
     found = prices.cpu().numpy()
-    best, table, parted = (np.inf, found, 0.0), None, False
+    best, table, parted = (n_rows, found, 0.0), None, False
     most = MOST_MOVABLE // min(n_codewords, LEAST_NEAR)
     for turn in range(ROUNDS):
         room = min(FIRST_MOVABLE << turn, MOST_MOVABLE)
         if turn:
             # Rounding can only have moved rows of the least margins.
-            n_near = max(NEAR_ROWS * n_codewords, len(scores) // 256)
+            n_near = max(NEAR_ROWS * n_codewords, n_rows // 256)
             n_near = min(n_near, most)
             cells, _ = _open_cells(scores, found, bounds, n_near, room, table)
             violation = bounds.violation(cells.counts)
@@ -71,7 +72,7 @@ def exact_prices(
                 break
             # The next ones take as much memory.
             del cells
-        n_movable = max(MOVABLE_ROWS * n_codewords << turn, len(scores) // 256)
+        n_movable = max(MOVABLE_ROWS * n_codewords << turn, n_rows // 256)
         n_movable = min(n_movable, most)
         cells, reach = _open_cells(scores, found, bounds, n_movable, room, table)
         cells.repair(together=parted)
@@ -82,7 +83,7 @@ def exact_prices(
         table = cells.table if whole else None
         del cells
     violation, found, gap = best
-    n_beyond = 0 if parted else int(violation)
+    n_beyond = 0 if parted else violation
     return torch.as_tensor(found, device=prices.device), gap, n_beyond
 
 

@@ -48,8 +48,9 @@ BASIS_ROWS = 4096
 BALANCED_ITERATIONS, BALANCED_ROWS, MOST_BALANCED_ROWS = 8, 64, 512
 # One of so many rows, or fewer, are gathered in memory: blocks would have few of them.
 SPARSE = 64
-# Bytes of codes, IDs, catalogue and what they are sorted with, per row.
-ROW_BYTES, OTHER_BYTES = 180, 2**24
+# Bytes of codes, IDs, catalogue and what they are sorted with, per row, and of a list
+# of near codewords.
+ROW_BYTES, LISTED, OTHER_BYTES = 180, 600, 2**24
 
 
 def bytes_to_fit(
@@ -63,8 +64,8 @@ def bytes_to_fit(
 ) -> int:
     """Memory that a fit allocates at its peak, within a factor of about 1.5.
 
-    Residuals in float32; of a balanced level the table of scores, which is kept unless
-    it is large, that of the rows that may move in the end, and those of ways between
+    Residuals in float32; of a balanced level the table of scores, or lists of what is
+    near where it is large, that of the rows that may move in the end, and those of ways between
     codewords; and chunks that threads work on. Weights are fitted to 21 peaks that were
     measured.
 
@@ -102,10 +103,12 @@ def bytes_to_fit(
         most = CACHED_SCORES if n_fit == n_rows else CACHED_SCORES_OF_A_FILE
         n_fewer = min(n_seen, BALANCED_ROWS * n_codewords)
         tables = (n_fewer, CACHED_SCORES), (n_few, CACHED_SCORES), (n_rows, most)
-        sizes = [(rows * n_codewords, limit) for rows, limit in tables]
-        scores = max(size if size <= limit else 0 for size, limit in sizes)
+        scores = max(
+            8 * rows * n_codewords if rows * n_codewords <= limit else LISTED * rows
+            for rows, limit in tables
+        )
         movable = min(n_rows * n_codewords, MOST_MOVABLE)
-        needed += 8 * scores + 12 * movable + 24 * n_codewords**2
+        needed += scores + 12 * movable + 24 * n_codewords**2
     return int(needed + ROW_BYTES * n_rows + OTHER_BYTES)
 
 

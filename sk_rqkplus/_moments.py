@@ -8,11 +8,9 @@ are left out: what is left is a sparse matrix, however many codewords there are.
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from scipy.sparse import csr_array
-from torch import Tensor
 
-from sk_rqkplus._threads import scratch
+from sk_rqkplus._near import Near
 
 # Shares below exp(-7) of the largest one of the row are left out, and those below this
 # part of it have no say in how counts change. A row hesitates if it has two that do.
@@ -57,13 +55,13 @@ class Moments:
         return csr_array((share, column, first), shape=shape)
 
 
-def moments(tile: Tensor, temperature: float, most: float) -> Moments:
+def moments(near: Near, temperature: float, most: float) -> Moments:
     """Moments of the rows of a tile.
 
     Parameters
     ----------
-    tile : Tensor of shape (n_rows, n_codewords), float32
-        Scores.
+    near : Near
+        Scores, within ``WINDOW`` temperatures of the least one.
 
     temperature : float
         In the units of the scores.
@@ -77,11 +75,9 @@ def moments(tile: Tensor, temperature: float, most: float) -> Moments:
     moments : Moments
         Counts without the shares that are left out, and some rows that hesitate.
     """
-    n_rows, n_codewords = tile.shape
-    least = tile.amin(1, keepdim=True)
-    row, column, score = _up_to(tile, least + WINDOW * temperature)
-    best = least.squeeze(1).double().cpu().numpy()
-    weight = np.exp((best[row] - score) / temperature)
+    n_rows, n_codewords = len(near.least), near.n_codewords
+    row, column, best = near.row, near.column, near.least.astype(np.float64)
+    weight = np.exp((best[row] - near.score) / temperature)
     sums = np.bincount(row, weight, minlength=n_rows)
     counts = np.bincount(column, weight / sums[row], minlength=n_codewords)
     heard = weight >= LEAST_SHARE
@@ -96,17 +92,3 @@ def moments(tile: Tensor, temperature: float, most: float) -> Moments:
     share = weight / sums[row] * np.sqrt(len(numbers) / max(1, len(few)))
     n_shares = np.bincount(row, minlength=n_rows)[few]
     return Moments(counts, [(n_shares, column, share)])
-
-
-def _up_to(tile: Tensor, most: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows, columns and values of a tile that are not above what their row allows."""
-    if tile.device.type != "cpu":
-        row, column = torch.nonzero(tile <= most, as_tuple=True)
-        found = row, column, tile[row, column].double()
-        return found[0].cpu().numpy(), found[1].cpu().numpy(), found[2].cpu().numpy()
-    # NumPy finds what is true twice as fast.
-    inside = scratch("inside", tile.shape, tile.device, torch.bool).numpy()
-    np.less_equal(tile.numpy(), most.numpy(), out=inside)
-    flat = np.flatnonzero(inside)
-    scores = tile.numpy().ravel()[flat].astype(np.float64)
-    return *np.divmod(flat, tile.shape[1]), scores

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sk_rqkplus._near import Near, Shortlist, near_in
 from sk_rqkplus._nearest import Codewords, best_two, tile_rows
 from sk_rqkplus._threads import (
     block_rows,
@@ -27,6 +28,10 @@ Addend = TypeVar("Addend")
 # Tables of scores up to this size are kept, larger ones computed again: where rows are
 # in memory, and where they are read from a file and memory is to stay small.
 CACHED_SCORES, CACHED_SCORES_OF_A_FILE = 2**28, 2**26
+# Of the larger ones lists are kept, of what is within so many times the reach: the
+# first that fit into so many bytes.
+WIDER = 6.0, 2.0
+LISTED_BYTES, LISTED_BYTES_OF_A_FILE = 2**30, 2**26
 
 
 class Source(Protocol):
@@ -108,6 +113,13 @@ class Scores:
     n_tile : int, optional
         Rows of a tile, where these rows are a block of more of them. Its scores are
         needed once and not kept.
+
+    Attributes
+    ----------
+    cache : dict of int to Tensor
+        Scores of the tiles that begin at these rows, all of them or none.
+    lists : dict of int to Shortlist
+        What stands for the scores of tiles where they are not kept.
     """
 
     def __init__(
@@ -134,10 +146,15 @@ class Scores:
             self.tiles += [slice(t.start + start, t.stop + start) for t in tiles]
             self.block_of += [number] * len(tiles)
         self.cache: dict[int, Tensor] = {}
+        self.lists: dict[int, Shortlist] = {}
         most = CACHED_SCORES if self.source.kept else CACHED_SCORES_OF_A_FILE
         if n_tile is None and self.n_rows * len(self.words) <= most:
             computed = self._run(self._compute)
             self.cache = dict(zip([t.start for t in self.tiles], computed, strict=True))
+        # Bytes that the list of a row may take.
+        room = LISTED_BYTES if self.source.kept else LISTED_BYTES_OF_A_FILE
+        once = n_tile is not None or codebook.device.type != "cpu"
+        self.room = 0.0 if once or self.cache else room / max(1, self.n_rows)
 
     def __len__(self) -> int:
         return self.n_rows
@@ -170,18 +187,24 @@ class Scores:
         return run_chunks(function, self.tiles, self.words.codebook.device)
 
     def total(
-        self, function: Callable[..., Addend], prices: Tensor, *args: float
+        self,
+        function: Callable[..., Addend],
+        prices: Tensor,
+        reach: float,
+        *args: float,
     ) -> Addend:
-        """Add up what a function returns for the scores of every tile.
+        """Add up what a function returns for what is near in every tile.
 
         Parameters
         ----------
         function : callable
-            Maps scores of shape (n_rows, n_codewords), which it may overwrite, and
-            further arguments to what can be added.
+            Maps a :class:`Near` and further arguments to what can be added.
 
         prices : Tensor of shape (n_codewords,), float64
             Added to the scores.
+
+        reach : float
+            How far above the least score of a row the others may be.
 
         *args : float
             Further arguments.
@@ -191,7 +214,8 @@ class Scores:
         total : object
             Sum, in the order of the tiles.
         """
-        parts = self._run(self._priced(function, prices, args))
+        added = prices.float()
+        parts = self._run(lambda tile: function(self._near(tile, added, reach), *args))
         blocks = groupby(zip(self.block_of, parts, strict=True), key=itemgetter(0))
         return add_up(add_up(part for _, part in block) for _, block in blocks)
 
@@ -228,6 +252,22 @@ class Scores:
         scores = scratch("scores", cached.shape, cached.device)
         return torch.add(cached, added, out=scores)
 
+    def _near(self, tile: slice, added: Tensor, reach: float) -> Near:
+        """What is near in a tile, from a list of it if there is one."""
+        if not self.room:
+            return near_in(self._scores(tile, added), reach)
+        kept = self.lists.get(tile.start)
+        near = None if kept is None else kept.near(added, reach)
+        if near is not None:
+            return near
+        scores = self._compute(tile)
+        for wider in WIDER if reach else ():
+            kept = Shortlist(scores, added, wider * reach)
+            if kept.n_bytes <= self.room * len(scores):
+                self.lists[tile.start] = kept
+                break
+        return near_in(scores.add_(added), reach)
+
     def _priced(
         self, function: Callable[..., Result], prices: Tensor, args: tuple
     ) -> Callable[[slice], Result]:
@@ -247,7 +287,13 @@ class Scores:
         labels : Tensor of shape (n_rows,), int64
             Labels.
         """
-        return self.margins(prices)[0]
+        added, device = prices.float(), self.words.codebook.device
+
+        def labels(tile: slice) -> Tensor:
+            found = self._near(tile, added, 0.0).labels()
+            return torch.as_tensor(found, device=device)
+
+        return fill_chunks(labels, self.tiles, device)
 
     def margins(self, prices: Tensor) -> tuple[Tensor, Tensor]:
         """Labels, and how far off the runner-up is.

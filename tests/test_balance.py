@@ -11,6 +11,7 @@ from sk_rqkplus._balance import Bounds, capacities, lower_imbalance
 from sk_rqkplus._cells import Cells, Distances
 from sk_rqkplus._fixed_point import fixed_point_distances
 from sk_rqkplus._lloyd import balance_prices, crowded, follow
+from sk_rqkplus._near import near_in
 from sk_rqkplus._nearest import Codewords, nearest
 from sk_rqkplus._residual import Leftover
 from sk_rqkplus._scores import Scores
@@ -144,6 +145,11 @@ def test_newton_brings_counts_close():
     assert (counts - 100).abs().max() <= 10
 
 
+def moments_of(tile, temperature, most):
+    near = near_in(tile.clone(), _moments.WINDOW * temperature)
+    return _moments.moments(near, temperature, most)
+
+
 def curvature_of(moments):
     shares = moments.shares().toarray()
     return np.diag(shares.T @ shares.sum(axis=1)) - shares.T @ shares
@@ -155,7 +161,7 @@ def test_moments_are_those_of_all_shares(temperature):
     tile = torch.from_numpy(squared_distances(rows, book)).float()
     share = torch.softmax(-tile.double() / temperature, dim=1).numpy()
     expected = np.diag(share.sum(0)) - share.T @ share
-    found = _moments.moments(tile.clone(), temperature, 1.0)
+    found = moments_of(tile, temperature, 1.0)
     assert_allclose(found.counts, share.sum(0), rtol=1e-2, atol=0.1)
     error = np.abs(curvature_of(found) - expected).max()
     assert error < 0.03 * np.abs(expected).max()
@@ -166,8 +172,8 @@ def test_moments_are_those_of_all_shares(temperature):
 def test_moments_add_up():
     rows, book = draw(4000, 20)
     tile = torch.from_numpy(squared_distances(rows, book)).float()
-    whole = _moments.moments(tile.clone(), 0.5, 1.0)
-    parts = [_moments.moments(part.clone(), 0.5, 1.0) for part in tile.split(1500)]
+    whole = moments_of(tile, 0.5, 1.0)
+    parts = [moments_of(part, 0.5, 1.0) for part in tile.split(1500)]
     total = _scores.add_up(parts)
     assert_allclose(total.counts, whole.counts)
     assert_array_equal(total.shares().toarray(), whole.shares().toarray())
@@ -176,25 +182,25 @@ def test_moments_add_up():
 def test_curvature_is_that_of_some_rows_that_hesitate():
     rows, book = draw(4000, 20)
     tile = torch.from_numpy(squared_distances(rows, book)).float()
-    whole = _moments.moments(tile.clone(), 0.5, 1.0)
+    whole = moments_of(tile, 0.5, 1.0)
     least_two = tile.sort(dim=1).values[:, :2]
     gap = (least_two[:, 1] - least_two[:, 0]) / 0.5
     hesitant = int((gap < -np.log(_moments.LEAST_SHARE)).sum())
     assert 1000 < hesitant < 4000
     assert whole.shares().shape[0] == hesitant
-    some = _moments.moments(tile.clone(), 0.5, 500 / 4000)
+    some = moments_of(tile, 0.5, 500 / 4000)
     assert some.shares().shape[0] < 650
     assert_array_equal(some.counts, whole.counts)
     error = np.linalg.norm(curvature_of(some) - curvature_of(whole))
     assert error < 0.2 * np.linalg.norm(curvature_of(whole))
     # Of rows that have all decided there is none.
-    assert not curvature_of(_moments.moments(tile * 1e6, 0.5, 1.0)).any()
+    assert not curvature_of(moments_of(tile * 1e6, 0.5, 1.0)).any()
 
 
 def test_a_step_solves_the_equations_of_newton():
     rows, book = draw(4000, 20)
     tile = torch.from_numpy(squared_distances(rows, book)).float()
-    found = _moments.moments(tile, 0.5, 1.0)
+    found = moments_of(tile, 0.5, 1.0)
     excess = np.random.default_rng(0).normal(size=20)
     active = np.arange(20) != 7
     step = _balance._solve(found, excess, active, 0.01)

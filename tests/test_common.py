@@ -63,8 +63,8 @@ LAYERS = [
         "_version",
         "_warn",
     },
-    {"_advice", "_inputs", "_memory", "_moments", "_prefixes", "_products", "_treemap"},
-    {"_neighbours", "_prefix_tree", "_rough"},
+    {"_advice", "_inputs", "_memory", "_near", "_prefixes", "_products", "_treemap"},
+    {"_moments", "_neighbours", "_prefix_tree", "_rough"},
     {
         "_nearest",
         "_augment",

@@ -508,11 +508,19 @@ class EngineScores(Scores):
         return next(self._map(Scores.typical_gap, blocks=self.with_rows[:1]))
 
     def total(
-        self, function: Callable[..., Addend], prices: Tensor, *args: float
+        self,
+        function: Callable[..., Addend],
+        prices: Tensor,
+        reach: float,
+        *args: float,
     ) -> Addend:
-        """Add up what a function returns for the scores of every tile."""
-        asked = function, prices, *args
+        """Add up what a function returns for what is near in every tile."""
+        asked = function, prices, reach, *args
         return add_up(self._map(Scores.total, *asked, blocks=self.with_rows))
+
+    def labels(self, prices: Tensor) -> Tensor:
+        """Codeword of least score, up to rounding."""
+        return torch.cat(list(self._map(Scores.labels, prices, blocks=self.with_rows)))
 
     def join(
         self, function: Callable[..., Tensor], prices: Tensor, *args: list[int]
