@@ -22,6 +22,8 @@ from sk_rqkplus._residual import Leftover
 from sk_rqkplus._scores import (
     CACHED_SCORES,
     CACHED_SCORES_OF_A_FILE,
+    LISTED_BYTES,
+    LISTED_BYTES_OF_A_FILE,
     Scores,
     Selection,
 )
@@ -65,9 +67,9 @@ def bytes_to_fit(
     """Memory that a fit allocates at its peak, within a factor of about 1.5.
 
     Residuals in float32; of a balanced level the table of scores, or lists of what is
-    near where it is large, that of the rows that may move in the end, and those of ways between
-    codewords; and chunks that threads work on. Weights are fitted to 21 peaks that were
-    measured.
+    near where it is large, that of the rows that may move in the end, and those of ways
+    between codewords; and chunks that threads work on. Weights are fitted to 23 peaks
+    that were measured.
 
     Parameters
     ----------
@@ -99,17 +101,25 @@ def bytes_to_fit(
     residuals = 2 * n_fit + 4 * n_made + 3.5 * chunk
     needed = 4 * (residuals * n_features + 3 * chunk * n_codewords)
     if balanced:
-        n_few = min(n_seen, MOST_BALANCED_ROWS * n_codewords)
-        most = CACHED_SCORES if n_fit == n_rows else CACHED_SCORES_OF_A_FILE
-        n_fewer = min(n_seen, BALANCED_ROWS * n_codewords)
-        tables = (n_fewer, CACHED_SCORES), (n_few, CACHED_SCORES), (n_rows, most)
-        scores = max(
-            8 * rows * n_codewords if rows * n_codewords <= limit else LISTED * rows
-            for rows, limit in tables
-        )
-        movable = min(n_rows * n_codewords, MOST_MOVABLE)
-        needed += scores + 12 * movable + 24 * n_codewords**2
+        sizes = n_rows, n_seen, n_fit == n_rows
+        needed += _bytes_to_balance(*sizes, n_codewords)
     return int(needed + ROW_BYTES * n_rows + OTHER_BYTES)
+
+
+def _bytes_to_balance(n_rows: int, n_seen: int, kept: bool, n_codewords: int) -> int:
+    """What balance takes of that."""
+    memory = CACHED_SCORES, LISTED_BYTES
+    of_all = memory if kept else (CACHED_SCORES_OF_A_FILE, LISTED_BYTES_OF_A_FILE)
+    n_few, n_more = BALANCED_ROWS * n_codewords, MOST_BALANCED_ROWS * n_codewords
+    tables = (min(n_seen, n_few), memory), (min(n_seen, n_more), memory)
+    scores = max(
+        8 * rows * n_codewords
+        if rows * n_codewords <= most
+        else min(LISTED * rows, listed)
+        for rows, (most, listed) in (*tables, (n_rows, of_all))
+    )
+    movable = min(n_rows * n_codewords, MOST_MOVABLE)
+    return scores + 12 * movable + 24 * n_codewords**2
 
 
 @dataclass

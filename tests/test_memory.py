@@ -164,6 +164,8 @@ def test_figures_follow_peaks_that_were_measured():
         (34_760, 16, 512, {}, 566),
         (95_571, 32, 256, {"n_fit": 19_114}, 509),
         (109_873, 16, 512, {"n_fit": 21_974}, 979),
+        (50_000, 32, 1024, {"n_made": 131_072}, 1340),
+        (20_000, 64, 2048, {"n_made": 262_144}, 2451),
     ]
     for n_rows, n_features, n_codewords, options, peak in measured:
         options = {"n_fit": n_rows, **options}
