@@ -15,6 +15,8 @@ from sk_rqkplus._threads import scratch
 
 # Units of rounding of a score, of which there are several before two are compared.
 ROUNDOFF = 2.0**-21
+# Rows that are looked at for how long the list of a row will be, and bytes of an entry.
+SOME_ROWS, ENTRY_BYTES = 32, 8
 
 
 @dataclass
@@ -77,6 +79,33 @@ def near_in(tile: Tensor, reach: float) -> Near:
     return Near(tile.shape[1], least.numpy(), row, column, tile.numpy().ravel()[flat])
 
 
+def reach_of(tile: Tensor, prices: Tensor, n_bytes: float) -> float:
+    """Reach within which lists take so many bytes a row, or about as many.
+
+    Parameters
+    ----------
+    tile : Tensor of shape (n_rows, n_codewords), float32
+        Scores without prices, on a CPU.
+
+    prices : Tensor of shape (n_codewords,), float32
+        Prices.
+
+    n_bytes : float
+        Bytes that the list of a row may take on average.
+
+    Returns
+    -------
+    reach : float
+        Of some of the rows; infinite where there is room for all codewords.
+    """
+    some = (tile[:: -(-len(tile) // SOME_ROWS)] + prices).numpy()
+    n_near = int(len(some) * n_bytes / ENTRY_BYTES)
+    if n_near >= some.size:
+        return np.inf
+    behind = some - some.min(axis=1, keepdims=True)
+    return float(np.partition(behind.ravel(), n_near)[n_near])
+
+
 class Shortlist:
     """What a tile has within reach at some prices, in place of the whole tile.
 
@@ -105,7 +134,7 @@ class Shortlist:
         self.sizes = np.bincount(near.row).astype(np.int32)
         self.least = near.least
         self.prices = prices.numpy()
-        self.largest = float(tile.abs().max())
+        self.largest = max(abs(float(value)) for value in tile.aminmax())
 
     @property
     def n_bytes(self) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sk_rqkplus._near import Near, Shortlist, near_in
+from sk_rqkplus._near import Near, Shortlist, near_in, reach_of
 from sk_rqkplus._nearest import Codewords, best_two, tile_rows
 from sk_rqkplus._threads import (
     block_rows,
@@ -28,10 +28,10 @@ Addend = TypeVar("Addend")
 # Tables of scores up to this size are kept, larger ones computed again: where rows are
 # in memory, and where they are read from a file and memory is to stay small.
 CACHED_SCORES, CACHED_SCORES_OF_A_FILE = 2**28, 2**26
-# Of the larger ones lists are kept, of what is within so many times the reach: the
-# first that fit into so many bytes.
-WIDER = 6.0, 2.0
-LISTED_BYTES, LISTED_BYTES_OF_A_FILE = 2**30, 2**26
+# Of the larger ones lists are kept, of what is within so many times the reach, or less
+# where these would take more than so many bytes.
+WIDER = 6.0
+LISTED_BYTES, LISTED_BYTES_OF_A_FILE = 2**28, 2**26
 
 
 class Source(Protocol):
@@ -261,12 +261,11 @@ class Scores:
         if near is not None:
             return near
         scores = self._compute(tile)
-        for wider in WIDER if reach else ():
-            kept = Shortlist(scores, added, wider * reach)
-            if kept.n_bytes <= self.room * len(scores):
-                self.lists[tile.start] = kept
-                break
-        return near_in(scores.add_(added), reach)
+        wide = min(WIDER * reach, reach_of(scores, added, self.room))
+        if wide > reach > 0:
+            self.lists[tile.start] = kept = Shortlist(scores, added, wide)
+            near = kept.near(added, reach)
+        return near or near_in(scores.add_(added), reach)
 
     def _priced(
         self, function: Callable[..., Result], prices: Tensor, args: tuple
