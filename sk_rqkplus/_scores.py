@@ -261,8 +261,10 @@ class Scores:
         if near is not None:
             return near
         scores = self._compute(tile)
-        wide = min(WIDER * reach, reach_of(scores, added, self.room))
-        if wide > reach > 0:
+        wide = reach_of(scores, added, self.room)
+        if reach:
+            wide = min(wide, WIDER * reach)
+        if wide > reach:
             self.lists[tile.start] = kept = Shortlist(scores, added, wide)
             near = kept.near(added, reach)
         return near or near_in(scores.add_(added), reach)

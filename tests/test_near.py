@@ -100,6 +100,7 @@ def test_a_balanced_fit_does_not_depend_on_what_is_kept(X, monkeypatch):
     whole, n_lists = fit()
     assert n_lists == 0
     monkeypatch.setattr(_scores, "CACHED_SCORES", 0)
+    monkeypatch.setattr(_scores, "LISTED_BYTES", 64 * len(X))
     listed, _ = fit()
     # Most of the passes need no scores, and some do.
     assert 0.5 < np.mean(told) < 1
