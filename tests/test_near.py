@@ -102,8 +102,8 @@ def test_a_balanced_fit_does_not_depend_on_what_is_kept(X, monkeypatch):
     monkeypatch.setattr(_scores, "CACHED_SCORES", 0)
     monkeypatch.setattr(_scores, "LISTED_BYTES", 64 * len(X))
     listed, _ = fit()
-    # Most of the passes need no scores, and some do.
-    assert 0.5 < np.mean(told) < 1
+    # Some passes need no scores, and some do.
+    assert 0.2 < np.mean(told) < 0.9
     told.clear()
     monkeypatch.setattr(_scores, "LISTED_BYTES", 0)
     computed, n_lists = fit()
