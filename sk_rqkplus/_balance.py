@@ -25,6 +25,8 @@ from sk_rqkplus._threads import one_thread
 # is COLDEST, since steps are as short as it is cold.
 FIRST, NEAR, WARMEST, COOLING, UNDECIDED_ROWS = 0.25, 0.06, 1.0, 0.25, 0.5
 COLDEST = 0.002
+# Where it got too cold, it becomes warmer by this factor, so often at most.
+SLOWER, MOST_WARMINGS = 0.5, 4
 # Largest excess, as a share of a codeword's rows, at which it gets cooler or warmer.
 SETTLED, LOOSE, UNSETTLED = 0.1, 0.2, 8.0
 # Steps at most; fewer for prices of codewords that will move again.
@@ -175,6 +177,7 @@ def lower_imbalance(
     settled = LOOSE if loose else SETTLED
     finished = LOOSE if loose else min(SETTLED, LAST_ROWS * n_codewords / len(scores))
     newton, cooling = _Newton(scores, bounds, prices.cpu().numpy()), COOLING
+    warmings = MOST_WARMINGS
     for _ in range(FEW_STEPS if loose else MOST_STEPS):
         error = newton.look(heat * gap)
         # Newton's method converges from nearby: cool down only when it has.
@@ -182,10 +185,10 @@ def lower_imbalance(
             if heat <= coldest:
                 break
             heat = max(heat * cooling, coldest)
-        elif error > UNSETTLED and heat < WARMEST:
-            # In shorter steps, so as not to come back to where it was too cold.
-            cooling = np.sqrt(cooling)
-            heat = min(heat / cooling, WARMEST)
+        elif error > UNSETTLED and heat < WARMEST and warmings > 0:
+            # And cool down more slowly, so as not to be too cold at once again.
+            cooling, warmings = SLOWER, warmings - 1
+            heat = min(heat / SLOWER, WARMEST)
         newton.step()
     prices = torch.as_tensor(newton.prices, device=scores.words.prices.device)
     return prices if loose else _fetch(scores, prices, bounds, LONELY)

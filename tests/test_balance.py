@@ -264,6 +264,26 @@ def test_codewords_that_get_nowhere_take_longer_steps():
     assert_array_equal(newton.longest, [longest, longest, longest])
 
 
+def test_a_balance_that_gets_too_cold_does_not_come_back_for_ever(monkeypatch):
+    rows, book = draw(2000, 20)
+    scores = Scores(leftover(rows), book)
+    gap, heats = scores.typical_gap(), []
+
+    def look(self, temperature):
+        """Settled where it is warm, and far from it where it is not."""
+        heats.append(temperature / gap)
+        return 0.01 if heats[-1] > 0.1 else 20.0
+
+    monkeypatch.setattr(_balance._Newton, "look", look)
+    monkeypatch.setattr(_balance._Newton, "step", lambda self: None)
+    lower_imbalance(scores, None, 0.0, loose=True)
+    change = np.array(heats[1:]) / heats[:-1]
+    assert (change > 1).sum() == _balance.MOST_WARMINGS
+    # Most of the steps are left for where it is cold.
+    assert np.mean(np.array(heats) < 0.1) > 0.5
+    assert len(heats) == _balance.FEW_STEPS
+
+
 def test_steps_that_succeed_are_damped_less():
     newton = newton_of(1)
     for excess, expected in ((8, 0.05), (4, 0.0125), (2, 0.003125), (3, 0.0125)):
