@@ -1,6 +1,7 @@
 """Single rows move along cheapest paths until every count is within its bounds."""
 
 from dataclasses import dataclass
+from operator import itemgetter
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from sk_rqkplus._threads import split_rows
 # are decided by. Where codewords are many, rows may move to the nearest ones: to so
 # many of them at least, and to as many as the table has room for, twice as many at
 # every turn.
-MOVABLE_ROWS, NEAR_ROWS, LEAST_NEAR = 32, 4, 64
+MOVABLE_ROWS, NEAR_ROWS, LEAST_NEAR = 64, 16, 64
 FIRST_MOVABLE, MOST_MOVABLE = 2**23, 2**25
 # Values of rows in float64 that are taken at a time, and distances that are priced.
 EXACT_VALUES, PRICED_VALUES = 2**23, 2**20
@@ -52,11 +53,10 @@ def exact_prices(
         Rows by which counts are outside of their bounds in the end, unless copies that
         no price can part are the reason; zero as a rule.
     """
-    n_codewords = len(scores.words)
-    n_rows = len(scores)
+    n_rows, n_codewords = len(scores), len(scores.words)
     bounds = Bounds(n_rows, n_codewords, tol)
     found = prices.cpu().numpy()
-    best, table, parted = (n_rows, found, 0.0), None, False
+    tried, table, parted = [], None, False
     most = MOST_MOVABLE // min(n_codewords, LEAST_NEAR)
     for turn in range(ROUNDS):
         room = min(FIRST_MOVABLE << turn, MOST_MOVABLE)
@@ -65,16 +65,16 @@ def exact_prices(
             n_near = max(NEAR_ROWS * n_codewords, n_rows // 256)
             n_near = min(n_near, most)
             cells, _ = _open_cells(scores, found, bounds, n_near, room, table)
-            violation = bounds.violation(cells.counts)
-            if violation < best[0]:
-                best = (violation, found, bounds.gap(found, cells.counts))
-            if violation == 0:
+            tried.append(_judged(cells, found))
+            if tried[-1][0] == 0:
                 break
             # The next ones take as much memory.
             del cells
         n_movable = max(MOVABLE_ROWS * n_codewords << turn, n_rows // 256)
         n_movable = min(n_movable, most)
         cells, reach = _open_cells(scores, found, bounds, n_movable, room, table)
+        if not tried:
+            tried.append(_judged(cells, found))
         cells.repair(together=parted)
         parted |= cells.parted
         found = cells.centred_prices(reach)
@@ -82,9 +82,16 @@ def exact_prices(
         whole = np.isinf(reach) and cells.table.cells is None
         table = cells.table if whole else None
         del cells
-    violation, found, gap = best
+    # The last of equals: its prices are in the middle, its gap is the smallest.
+    violation, found, gap = min(reversed(tried), key=itemgetter(0))
     n_beyond = 0 if parted else violation
     return torch.as_tensor(found, device=prices.device), gap, n_beyond
+
+
+def _judged(cells: "Cells", prices: np.ndarray) -> tuple[int, np.ndarray, float]:
+    """By how much counts are beyond their bounds, at which prices, and their gap."""
+    bounds, counts = cells.bounds, cells.counts
+    return bounds.violation(counts), prices, bounds.gap(prices, counts)
 
 
 def _open_cells(

@@ -50,9 +50,8 @@ BASIS_ROWS = 4096
 BALANCED_ITERATIONS, BALANCED_ROWS, MOST_BALANCED_ROWS = 8, 64, 512
 # One of so many rows, or fewer, are gathered in memory: blocks would have few of them.
 SPARSE = 64
-# Bytes of codes, IDs, catalogue and what they are sorted with, per row, and of a list
-# of near codewords.
-ROW_BYTES, LISTED, OTHER_BYTES = 180, 600, 2**24
+# Bytes of codes, IDs, catalogue and what they are sorted with, per row.
+ROW_BYTES, OTHER_BYTES = 180, 2**24
 
 
 def bytes_to_fit(
@@ -113,9 +112,7 @@ def _bytes_to_balance(n_rows: int, n_seen: int, kept: bool, n_codewords: int) ->
     n_few, n_more = BALANCED_ROWS * n_codewords, MOST_BALANCED_ROWS * n_codewords
     tables = (min(n_seen, n_few), memory), (min(n_seen, n_more), memory)
     scores = max(
-        8 * rows * n_codewords
-        if rows * n_codewords <= most
-        else min(LISTED * rows, listed)
+        8 * rows * n_codewords if rows * n_codewords <= most else listed
         for rows, (most, listed) in (*tables, (n_rows, of_all))
     )
     movable = min(n_rows * n_codewords, MOST_MOVABLE)
@@ -453,7 +450,7 @@ def lloyd(
         settled = stats.excess(codebook) <= max(tol * inertia, LEAST_TOL * squares)
         if not stats.counts.all():
             # Elsewhere an empty codeword serves better, as long as that is so.
-            settled &= inertia >= (1 - tol) * before
+            settled &= inertia >= before - tol * abs(before)
         last = settled or n_iter == max_iter
         if last:
             stats = merged_stats(points, codebook, exact=True)

@@ -431,6 +431,18 @@ def test_distances_to_near_cells_are_those_to_all(n_near):
     assert np.isinf(some.beyond(members[:0], cell, prices)).all()
 
 
+def test_a_balance_that_fails_is_no_worse_than_its_start(monkeypatch):
+    rows, book = draw(2000, 20)
+    scores, bounds = Scores(leftover(rows), book), Bounds(2000, 20)
+    start = lower_imbalance(scores, None, 0.0, loose=True)
+    counts = np.bincount(nearest(rows, Codewords(book, start)), minlength=20)
+    astray = np.arange(20.0) * 1e3
+    monkeypatch.setattr(Cells, "centred_prices", lambda self, reach: astray)
+    found, _, n_beyond = _cells.exact_prices(scores, start, 0.0)
+    assert_array_equal(found, start)
+    assert n_beyond == bounds.violation(counts) > 0
+
+
 def test_of_rows_of_equal_margins_no_more_move_than_there_is_memory_for():
     margins = torch.tensor([2.0, 1.0, 2.0, 0.0, 2.0, 3.0])
     assert_array_equal(_cells._least(margins, 2.0, 4), [0, 1, 2, 3])
