@@ -21,7 +21,7 @@ FIRST_MOVABLE, MOST_MOVABLE = 2**23, 2**25
 # Values of rows in float64 that are taken at a time, and distances that are priced.
 EXACT_VALUES, PRICED_VALUES = 2**23, 2**20
 ROUNDS, PATIENCE = 8, 2
-CENTRING_ROUNDS, ROOM_TRIALS, PATH_ROUNDS = 30, 6, 100
+CENTRING_ROUNDS, ROOM_TRIALS, PATH_ROUNDS = 30, 10, 100
 
 
 def exact_prices(

@@ -443,6 +443,17 @@ def test_a_balance_that_fails_is_no_worse_than_its_start(monkeypatch):
     assert n_beyond == bounds.violation(counts) > 0
 
 
+def test_room_is_found_where_a_cycle_has_next_to_none():
+    # A row of the first cell and one of the second are indifferent, and there is little
+    # room for prices to change that.
+    frontier = np.ones((5, 5))
+    np.fill_diagonal(frontier, np.inf)
+    frontier[0, 1], frontier[1, 2], frontier[2, 0] = 0.0, 0.0, 3e-5
+    prices = _cells._with_room(frontier, np.zeros(5), 1.0)
+    slack = frontier + prices - prices[:, None]
+    assert slack[:-1, :-1].min() > 1e-6
+
+
 def test_of_rows_of_equal_margins_no_more_move_than_there_is_memory_for():
     margins = torch.tensor([2.0, 1.0, 2.0, 0.0, 2.0, 3.0])
     assert_array_equal(_cells._least(margins, 2.0, 4), [0, 1, 2, 3])
