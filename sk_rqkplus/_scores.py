@@ -265,8 +265,11 @@ class Scores:
         if reach:
             wide = min(wide, WIDER * reach)
         if wide > reach:
-            self.lists[tile.start] = kept = Shortlist(scores, added, wide)
+            kept = Shortlist(scores, added, wide)
             near = kept.near(added, reach)
+            # Some rows tell about how long it is, not exactly.
+            if kept.n_bytes <= 2 * self.room * len(scores):
+                self.lists[tile.start] = kept
         return near or near_in(scores.add_(added), reach)
 
     def _priced(
