@@ -100,8 +100,8 @@ def bytes_to_fit(
     residuals = 2 * n_fit + 4 * n_made + 3.5 * chunk
     needed = 4 * (residuals * n_features + 3 * chunk * n_codewords)
     if balanced:
-        sizes = n_rows, n_seen, n_fit == n_rows
-        needed += _bytes_to_balance(*sizes, n_codewords)
+        kept = n_fit == n_rows
+        needed += _bytes_to_balance(n_rows, n_seen, kept, n_codewords)
     return int(needed + ROW_BYTES * n_rows + OTHER_BYTES)
 
 
