@@ -17,7 +17,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from sk_rqkplus._nearest import FLOAT32_ROUNDOFF, Codewords, _input_roundoff
+from sk_rqkplus._nearest import Codewords
+from sk_rqkplus._rounding import FLOAT32_ROUNDOFF, input_roundoff
 
 FLOAT64_ROUNDOFF = 2.0**-53
 # Scores of the extensions of one tile: few enough for the cache of a CPU core.
@@ -130,7 +131,7 @@ class _Tables:
         """
         single = rows.dtype == torch.float32
         unit = FLOAT32_ROUNDOFF if single else FLOAT64_ROUNDOFF
-        inside = _input_roundoff(rows.device) if single else 0.0
+        inside = input_roundoff(rows.device) if single else 0.0
         n_features = rows.shape[1]
         norms = rows.norm(dim=1, keepdim=True) * (1 + 2 * n_features * unit)
         total, offsets = self.norms, self.largest_offsets

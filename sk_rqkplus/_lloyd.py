@@ -17,6 +17,7 @@ from sk_rqkplus._balance import capacities, lower_imbalance
 from sk_rqkplus._cells import MOST_MOVABLE, exact_prices
 from sk_rqkplus._journal import NO_JOURNAL, Journal
 from sk_rqkplus._nearest import Codewords, nearest
+from sk_rqkplus._outline import LEAST_CODEWORDS, LEAST_FEATURES
 from sk_rqkplus._points import Points
 from sk_rqkplus._residual import Leftover
 from sk_rqkplus._scores import (
@@ -50,6 +51,8 @@ BASIS_ROWS = 4096
 BALANCED_ITERATIONS, BALANCED_ROWS, MOST_BALANCED_ROWS = 8, 64, 512
 # One of so many rows, or fewer, are gathered in memory: blocks would have few of them.
 SPARSE = 64
+# Values of an outline of a row, as a rule.
+OUTLINE_VALUES = 64
 # Bytes of codes, IDs, catalogue and what they are sorted with, per row.
 ROW_BYTES, OTHER_BYTES = 180, 2**24
 
@@ -65,10 +68,10 @@ def bytes_to_fit(
 ) -> int:
     """Memory that a fit allocates at its peak, within a factor of about 1.5.
 
-    Residuals in float32; of a balanced level the table of scores, or lists of what is
-    near where it is large, that of the rows that may move in the end, and those of ways
-    between codewords; and chunks that threads work on. Weights are fitted to 23 peaks
-    that were measured.
+    Residuals in float32, and what they are along few directions; of a balanced level
+    the table of scores, or lists of what is near where it is large, that of the rows
+    that may move in the end, and those of ways between codewords; and chunks that
+    threads work on. Weights are fitted to 23 peaks that were measured.
 
     Parameters
     ----------
@@ -99,6 +102,8 @@ def bytes_to_fit(
     chunk = min(n_seen, CHUNK_ROWS)
     residuals = 2 * n_fit + 4 * n_made + 3.5 * chunk
     needed = 4 * (residuals * n_features + 3 * chunk * n_codewords)
+    if n_features >= LEAST_FEATURES and n_codewords >= LEAST_CODEWORDS:
+        needed += 4 * OUTLINE_VALUES * n_seen
     if balanced:
         kept = n_fit == n_rows
         needed += _bytes_to_balance(n_rows, n_seen, kept, n_codewords)
@@ -445,6 +450,9 @@ def lloyd(
     codebook, done = state["codebook"], state["n_iter"]
     n_iter, inertia = done, state["inertia"]
     for n_iter in range(done + 1, max_iter + 1):
+        # Codewords of the first one may be rows that were drawn, which are longer.
+        if n_iter <= done + 2:
+            points.look_along_few(codebook)
         stats = merged_stats(points, codebook, exact=False)
         before, inertia = inertia, stats.inertia(codebook, squares)
         settled = stats.excess(codebook) <= max(tol * inertia, LEAST_TOL * squares)

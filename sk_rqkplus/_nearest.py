@@ -14,14 +14,20 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from sk_rqkplus._outline import (
+    Directions,
+    Outline,
+    OutlinedCodewords,
+    outlined_labels,
+)
 from sk_rqkplus._products import scores_into
 from sk_rqkplus._rough import (
     LEAST_ROWS,
-    SMALLEST,
     RoughCodewords,
     rough_codewords,
     rough_labels,
 )
+from sk_rqkplus._rounding import FLOAT32_ROUNDOFF, SMALLEST, input_roundoff, row_norms
 from sk_rqkplus._threads import (
     chunk_rows,
     fill_chunks,
@@ -31,7 +37,6 @@ from sk_rqkplus._threads import (
     split_rows,
 )
 
-FLOAT32_ROUNDOFF = 2.0**-24
 # Scores of one tile: few enough for the cache of a CPU, and so many that calls do not
 # count; a GPU wants larger launches.
 TILE_SCORES = {"cpu": 2**20, "cuda": 2**26}
@@ -65,6 +70,7 @@ class Codewords:
         self.offsets = self.exact_offsets.float()
         self.largest_offset = float(self.exact_offsets.abs().max())
         self.largest_norm = float(self.exact.norm(dim=1).max())
+        self._outlined: OutlinedCodewords | None = None
 
     def __len__(self) -> int:
         return len(self.codebook)
@@ -73,6 +79,13 @@ class Codewords:
     def rough(self) -> RoughCodewords | None:
         """The codebook for a first look, None where that is not worth it."""
         return rough_codewords(self.codebook, self.exact_offsets)
+
+    def along(self, directions: Directions) -> OutlinedCodewords:
+        """The codebook along some directions."""
+        outlined = self._outlined
+        if outlined is None or outlined.directions is not directions:
+            outlined = self._outlined = OutlinedCodewords(self.exact, directions)
+        return outlined
 
 
 def tile_rows(n_codewords: int, n_features: int, device: torch.device) -> int:
@@ -85,7 +98,7 @@ def tile_rows(n_codewords: int, n_features: int, device: torch.device) -> int:
     return max(MIN_TILE_ROWS, floor_power(fits))
 
 
-def nearest(rows: Tensor, words: Codewords) -> Tensor:
+def nearest(rows: Tensor, words: Codewords, outline: Outline | None = None) -> Tensor:
     """Index of the nearest codeword of every row, as float64 arithmetic gives it.
 
     Parameters
@@ -96,23 +109,34 @@ def nearest(rows: Tensor, words: Codewords) -> Tensor:
     words : Codewords
         Codebook and prices, on the device of the rows.
 
+    outline : Outline, optional
+        The rows along some directions, for a first look.
+
     Returns
     -------
     labels : Tensor of shape (n_rows,), int64
         ``argmin_k ||r - c_k||^2 + price_k``, ties to the lower index.
     """
     step = tile_rows(len(words), rows.shape[1], rows.device)
+    # A first look along few directions is quick, so that calls count for more.
+    step *= 1 if outline is None else 2
     # Inside of a chunk nobody shares the work, and small tiles only cost calls.
     if n_workers() > 1:
         step = chunk_rows(len(rows), step)
     tiles = split_rows(len(rows), step)
-    return fill_chunks(lambda t: nearest_in_tile(rows[t], words), tiles, rows.device)
+
+    def assign(tile: slice) -> Tensor:
+        seen = None if outline is None else outline[tile]
+        return nearest_in_tile(rows[tile], words, outline=seen)
+
+    return fill_chunks(assign, tiles, rows.device)
 
 
 def nearest_in_tile(
     rows: Tensor,
     words: Codewords,
     *,
+    outline: Outline | None = None,
     noise: Tensor | None = None,
     exact_rows: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
@@ -126,6 +150,9 @@ def nearest_in_tile(
     words : Codewords
         Codebook and prices, on the device of the rows.
 
+    outline : Outline, optional
+        The rows along some directions, for a first look.
+
     noise : Tensor of shape (n_rows,), optional
         Bound of the Euclidean distance between each row and the exact row that it
         stands for; None means that the rows are exact.
@@ -138,7 +165,8 @@ def nearest_in_tile(
     labels : Tensor of shape (n_rows,), int64
         ``argmin_k ||r - c_k||^2 + price_k``, ties to the lower index.
     """
-    found = _rough_pass(rows, words, noise)
+    found = None if outline is None else _narrow_pass(rows, words, outline, noise)
+    found = found or _rough_pass(rows, words, noise)
     labels, doubtful, rivals = found or _fast_pass(rows, words, noise)
     if len(doubtful):
         source = rows if exact_rows is None else exact_rows
@@ -190,6 +218,15 @@ def _rough_pass(
     return labels, doubtful, rivals
 
 
+def _narrow_pass(
+    rows: Tensor, words: Codewords, outline: Outline, noise: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Labels along few directions, as :func:`_fast_pass`; None if too few."""
+    along = words.along(outline.directions)
+    slack = 2 * score_error(outline.norms, words, noise)
+    return outlined_labels(rows, outline, words.codebook, words.offsets, along, slack)
+
+
 def _fast_pass(
     rows: Tensor, words: Codewords, noise: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -220,7 +257,7 @@ def _fast_pass(
     scores = scratch("scores", (len(rows), len(words)), rows.device)
     scores_into(scores, rows, words.codebook, words.offsets)
     labels, best, next_best = best_two(scores)
-    limit = 2 * score_error(rows, words, noise)
+    limit = 2 * score_error(row_norms(rows), words, noise)
     # An overflow makes the margin NaN, and a NaN is not certain either.
     doubtful = torch.nonzero(~(next_best - best > limit)).squeeze(1)
     behind = scores[doubtful] - best[doubtful, None]
@@ -229,12 +266,11 @@ def _fast_pass(
     return labels, doubtful, rivals
 
 
-def score_error(rows: Tensor, words: Codewords, noise: Tensor | None) -> Tensor:
-    """Bound of the rounding error of any score of each row."""
-    norms = row_norms(rows)
+def score_error(norms: Tensor, words: Codewords, noise: Tensor | None) -> Tensor:
+    """Bound of the rounding error of any score of rows of such norms."""
     error = _sum_error(norms, words)
     # Inputs rounded to u inside the product shift it by up to 2u + u^2.
-    inside = _input_roundoff(rows.device)
+    inside = input_roundoff(norms.device)
     error = error + inside * (2 + inside) * 2 * words.largest_norm * norms
     if noise is not None:
         error = error + 2 * words.largest_norm * noise
@@ -252,31 +288,6 @@ def _sum_error(norms: Tensor, words: Codewords) -> Tensor:
     gamma = (n_features + 8) * FLOAT32_ROUNDOFF * 1.05
     sizes = 2 * words.largest_norm * norms + words.largest_offset
     return gamma * sizes + (2 * n_features + 32) * SMALLEST
-
-
-def row_norms(rows: Tensor) -> Tensor:
-    """Norms of rows, not below the exact ones."""
-    n_features = rows.shape[1]
-    # Squares of small values are zero.
-    lost = (n_features * SMALLEST) ** 0.5
-    return rows.norm(dim=1) * (1 + 2 * n_features * FLOAT32_ROUNDOFF) + lost
-
-
-def _input_roundoff(device: torch.device) -> float:
-    """Unit roundoff to which a matrix product may first round its float32 inputs."""
-    backend = torch.backends.cuda if device.type == "cuda" else torch.backends.mkldnn
-    settings = [
-        getattr(getattr(backend, "matmul", None), "fp32_precision", "none"),
-        getattr(torch.backends, "fp32_precision", "none"),
-    ]
-    try:
-        reduced = torch.get_float32_matmul_precision() != "highest"
-        reduced |= device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32
-    except RuntimeError:
-        # The older settings cannot be read once the newer ones are in use.
-        reduced = True
-    reduced |= not set(settings) <= {"none", "ieee"}
-    return 2.0**-8 if reduced else 0.0
 
 
 def _exact_pass(

@@ -6,9 +6,19 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from sk_rqkplus._nearest import Codewords, nearest
+from sk_rqkplus._outline import (
+    Directions,
+    Outline,
+    choose_width,
+    leading_axes,
+    outline_rows,
+)
 from sk_rqkplus._threads import block_rows, run_chunks
 
 Result = TypeVar("Result")
+
+# Rows are looked at along other directions where these are fewer, by such a factor.
+FEWER = 0.7
 
 
 class Points:
@@ -34,6 +44,9 @@ class Points:
         self._blocks: list[Points] = []
         # Blocks have one list, of the codewords that were last made ready.
         self._ready: list[Codewords] = []
+        self._axes: Tensor | None = None
+        self._directions: Directions | None = None
+        self._outline: Outline | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -50,9 +63,30 @@ class Points:
         """Nearest codeword of every row; remembered for this very codebook."""
         if self.labels is None or self._codebook is not codebook:
             words = self._make_ready(codebook, prices)
-            self.remember(codebook, nearest(self.rows, words))
+            self.remember(codebook, nearest(self.rows, words, self._outlined()))
         assert self.labels is not None
         return self.labels
+
+    def look_along_few(self, codebook: Tensor) -> None:
+        """Prepare for assignments to codebooks like this one, where it is worth it."""
+        if self._axes is None:
+            self._axes = leading_axes(self.rows, codebook)
+        if self._axes is None:
+            return
+        width = choose_width(self.rows, codebook, self._axes)
+        before = self._directions.axes.shape[1] if self._directions else 0
+        # Other coordinates take as long as an iteration spares.
+        if width and before and width > FEWER * before:
+            return
+        axes = self._axes[:, :width].contiguous()
+        self._directions = Directions(axes) if width else None
+        for block in self.blocks():
+            block._directions, block._outline = self._directions, None
+
+    def _outlined(self) -> Outline | None:
+        if self._outline is None and self._directions is not None:
+            self._outline = outline_rows(self.rows, self._directions)
+        return self._outline
 
     def _make_ready(self, codebook: Tensor, prices: Tensor | None) -> Codewords:
         if prices is not None:

@@ -7,8 +7,10 @@ and what is proved afterwards may use any.
 """
 
 import time
+import warnings
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,6 +51,47 @@ def scores_into(out: Tensor, rows: Tensor, codebook: Tensor, offsets: Tensor) ->
 def _by_numpy(out: Tensor, rows: Tensor, codebook: Tensor) -> None:
     book = codebook.detach().numpy()
     np.matmul(rows.detach().numpy(), book.T, out=out.numpy())
+
+
+def pair_products(
+    rows: Tensor, codebook: Tensor, sizes: np.ndarray, column: np.ndarray
+) -> np.ndarray:
+    """Inner products of rows with a few codewords each.
+
+    Parameters
+    ----------
+    rows : Tensor of shape (n_rows, n_features), float32
+        Rows, on a CPU.
+
+    codebook : Tensor of shape (n_codewords, n_features), float32
+        Codewords.
+
+    sizes : ndarray of shape (n_rows,), int64
+        With how many codewords every row is multiplied.
+
+    column : ndarray of shape (n_pairs,), int64
+        Which these are, one row after the other.
+
+    Returns
+    -------
+    products : ndarray of shape (n_pairs,), float32
+        A fifth as fast as a product of matrices, and five times as fast as to gather
+        the codewords.
+    """
+    first = torch.from_numpy(np.append(0, np.cumsum(sizes)))
+    shape, zeros = (len(rows), len(codebook)), torch.zeros(len(column))
+    pairs = _sparse(first, torch.from_numpy(column), zeros, shape)
+    return torch.sparse.sampled_addmm(pairs, rows, codebook.T, beta=0).values().numpy()
+
+
+def _sparse(*parts: Any) -> Tensor:
+    return torch.sparse_csr_tensor(*parts, check_invariants=False)
+
+
+with warnings.catch_warnings():
+    # torch says once in a process that its sparse tensors are in beta.
+    warnings.simplefilter("ignore", UserWarning)
+    _sparse([0, 0], [], [], (1, 1))
 
 
 @cache

@@ -11,14 +11,10 @@ import torch
 from torch import Tensor
 
 from sk_rqkplus._beam import BeamCodebooks, beam_search
-from sk_rqkplus._nearest import (
-    FLOAT32_ROUNDOFF,
-    Codewords,
-    nearest_in_tile,
-    tile_rows,
-)
+from sk_rqkplus._nearest import Codewords, nearest_in_tile, tile_rows
 from sk_rqkplus._points import Points
 from sk_rqkplus._refine import refine_codebooks
+from sk_rqkplus._rounding import FLOAT32_ROUNDOFF
 from sk_rqkplus._scores import Scores, Selection
 from sk_rqkplus._threads import join_chunks, map_chunks, scratch
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sk_rqkplus._products import bfloat16_is_faster
+from sk_rqkplus._rounding import SMALLEST
 from sk_rqkplus._threads import scratch
 
 # Unit roundoff of bfloat16, and a factor that makes up for rounding to it.
@@ -21,9 +22,9 @@ ROUNDOFF, UP = 2.0**-8, 1 + 2.0**-7
 N_PARTS, N_MORE = 3, 4
 # Smaller products are not worth rounding the rows for.
 LEAST_SIZE, LEAST_ROWS = 128, 64
-# Numbers below are taken for zero by the instructions for bfloat16. Codewords count as
-# longer than that, so that zeros among them lose no share of their length.
-SMALLEST, LEAST_LENGTH = 2.0**-126, 2.0**-100
+# Codewords count as longer than what is taken for zero, so that zeros among them lose
+# no share of their length.
+LEAST_LENGTH = 2.0**-100
 LOWEST = np.iinfo(np.int16).min
 
 

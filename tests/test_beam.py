@@ -4,8 +4,9 @@ import torch
 
 from sk_rqkplus import _beam
 from sk_rqkplus._beam import BeamCodebooks, beam_search
-from sk_rqkplus._nearest import FLOAT32_ROUNDOFF, Codewords
+from sk_rqkplus._nearest import Codewords
 from sk_rqkplus._residual import encode
+from sk_rqkplus._rounding import FLOAT32_ROUNDOFF
 
 SIZES = [(8, 8, 8), (5, 1, 9), (7,), (2, 3, 2, 3), (3, 70)]
 BEAMS = [1, 2, 5, 16, 1000]

@@ -8,6 +8,7 @@ from numpy.testing import assert_array_equal
 from sk_rqkplus import _nearest, _products
 from sk_rqkplus._nearest import Codewords, nearest
 from sk_rqkplus._residual import decode, encode
+from sk_rqkplus._rounding import input_roundoff
 
 MEANS = [0.0, 100.0]
 
@@ -182,7 +183,7 @@ def test_newer_precision_switch_of_the_caller_does_not_matter(problem):
     before = matmul.fp32_precision
     matmul.fp32_precision = "bf16"
     try:
-        assert _nearest._input_roundoff(torch.device("cpu")) == 2.0**-8
+        assert input_roundoff(torch.device("cpu")) == 2.0**-8
         assert_array_equal(encode(*problem), expected)
     finally:
         matmul.fp32_precision = before

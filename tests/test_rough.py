@@ -6,8 +6,9 @@ import torch
 from numpy.testing import assert_array_equal
 
 from sk_rqkplus import _nearest, _rough
-from sk_rqkplus._nearest import Codewords, nearest, row_norms
+from sk_rqkplus._nearest import Codewords, nearest
 from sk_rqkplus._rough import RoughCodewords, rough_codewords, rough_labels
+from sk_rqkplus._rounding import row_norms
 
 
 @pytest.fixture

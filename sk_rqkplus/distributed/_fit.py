@@ -355,6 +355,9 @@ class EngineRows:
         """What a function returns for the points of every block, in order."""
         return self.run(_of_points, function, args)
 
+    def look_along_few(self, codebook: Tensor) -> None:
+        """Blocks are read anew for every codebook: a look at all is as soon done."""
+
     def _numbers(self, index: slice | Tensor) -> np.ndarray:
         if isinstance(index, slice):
             return np.arange(*index.indices(len(self)))
