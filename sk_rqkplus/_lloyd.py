@@ -382,6 +382,9 @@ def _start(
     index = torch.as_tensor(chosen, device=rows.device)
     coarse = lloyd(Points(few), few[index], max_iter, tol)
     labels = nearest(few, Codewords(coarse.codebook))
+    if len(rows) == len(points):
+        # In all directions, they are a good guess.
+        points.remember(coarse.codebook, labels)
     stats = member_sums(rows, labels, size, exact=False)
     means, empty = stats.means(), stats.counts == 0
     means[empty] = rows[index[empty]]

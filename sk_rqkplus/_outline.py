@@ -24,17 +24,20 @@ from sk_rqkplus._threads import join_chunks, scratch
 
 # Directions are looked for among so many rows, and their number among fewer.
 BASIS_ROWS, TRIAL_ROWS = 4096, 256
-WIDTHS = (16, 32, 48, 64, 96, 128, 160, 192)
+WIDTHS = (16, 24, 32, 48, 64, 96, 128, 160, 192)
 # With fewer features or codewords there is little to save.
 LEAST_FEATURES, LEAST_CODEWORDS = 128, 64
 # What things take, in multiplications of a product of matrices: a feature of a codeword
-# that is looked at alone, a bound that is looked at, a feature in bfloat16 where that
-# is fast, and the directions, as a multiple of the cube of the number of features.
-PAIR, BOUND, SHORT, AXES = 12.0, 45.0, 0.5, 40.0
+# that is looked at alone, a bound that is looked at, a score of which the least is
+# looked for, a feature in bfloat16 where that is fast, and the directions, as a
+# multiple of the cube of the number of features.
+PAIR, BOUND, LEAST, SHORT, AXES = 16.0, 45.0, 20.0, 0.5, 40.0
 # Where more than such a share of codewords are near, all are looked at.
 MOST_NEAR = 0.1
 # An outline serves for so many iterations, and is to spare so much of them.
-ITERATIONS, WORTH = 5, 0.8
+ITERATIONS, WORTH = 5, 0.9
+# Directions are looked for where this share would make up for it.
+SPARED = 0.2
 
 
 class Directions:
@@ -73,6 +76,8 @@ class Outline:
         Norms of what the directions leave over, or more.
     errors : Tensor of shape (n_rows,), float32
         How far off coordinates are because of rounding, or more.
+    guess : Tensor of shape (n_rows,), int64 or None
+        Codewords that are likely to be near.
     """
 
     directions: Directions
@@ -80,10 +85,12 @@ class Outline:
     norms: Tensor
     rests: Tensor
     errors: Tensor
+    guess: Tensor | None = None
 
     def __getitem__(self, index: slice) -> "Outline":
         parts = self.coordinates, self.norms, self.rests, self.errors
-        return Outline(self.directions, *(part[index] for part in parts))
+        guess = None if self.guess is None else self.guess[index]
+        return Outline(self.directions, *(part[index] for part in parts), guess)
 
 
 class OutlinedCodewords:
@@ -192,7 +199,10 @@ def outlined_labels(
     shape = len(rows), len(codebook)
     bounds = scratch("scores", shape, rows.device)
     scores_into(bounds, outline.coordinates, words.coordinates, offsets)
-    labels = bounds.numpy().argmin(axis=1)
+    if outline.guess is None:
+        labels = bounds.numpy().argmin(axis=1)
+    else:
+        labels = outline.guess.numpy().copy()
     limit = _whole(rows, codebook, offsets, np.ones(len(rows), dtype=int), labels)
     limit += (slack + 2 * words.largest * outline.errors).numpy()
     torch.addcmul(bounds, outline.rests[:, None], words.rests, value=-2, out=bounds)
@@ -270,7 +280,7 @@ def leading_axes(rows: Tensor, codebook: Tensor) -> Tensor | None:
         without.
     """
     n_codewords, n_features = codebook.shape
-    spared = (1 - WORTH) * _plain(codebook) * ITERATIONS * len(rows)
+    spared = SPARED * _plain(codebook) * ITERATIONS * len(rows)
     small = n_features < LEAST_FEATURES or n_codewords < LEAST_CODEWORDS
     if small or spared < AXES * n_features**3 or rows.device.type != "cpu":
         return None
@@ -319,7 +329,8 @@ def choose_width(rows: Tensor, codebook: Tensor, axes: Tensor) -> int:
 
 def _plain(codebook: Tensor) -> float:
     """What it takes to compare a row with all codewords."""
-    return codebook.numel() * (SHORT if bfloat16_is_faster() else 1.0)
+    product = codebook.numel() * (SHORT if bfloat16_is_faster() else 1.0)
+    return product + LEAST * len(codebook)
 
 
 def _some(rows: Tensor, n_rows: int) -> Tensor:

@@ -63,7 +63,12 @@ class Points:
         """Nearest codeword of every row; remembered for this very codebook."""
         if self.labels is None or self._codebook is not codebook:
             words = self._make_ready(codebook, prices)
-            self.remember(codebook, nearest(self.rows, words, self._outlined()))
+            outline = self._outlined()
+            if outline is not None and self._codebook is not None:
+                # Most rows stay where they were.
+                known = len(self._codebook) == len(codebook)
+                outline.guess = self.labels if known else None
+            self.remember(codebook, nearest(self.rows, words, outline))
         assert self.labels is not None
         return self.labels
 

@@ -79,6 +79,42 @@ def test_few_codewords_are_looked_at_whole(monkeypatch):
     assert 2000 < sum(counts) < 2000 * 3
 
 
+@pytest.mark.parametrize("share", [0.0, 0.9, 1.0])
+def test_guesses_only_spare_pairs(monkeypatch, share):
+    rows, book = draw(2000, 64, 40)
+    expected = brute_force(rows, book)
+    rng = np.random.default_rng(0)
+    guess = np.where(rng.random(2000) < share, expected, rng.integers(64, size=2000))
+    outline = outline_rows(rows, along(book, 8))
+    counts = looked_at(monkeypatch)
+    nearest(rows, Codewords(book), outline)
+    without = sum(counts)
+    counts.clear()
+    outline.guess = torch.from_numpy(guess)
+    assert_array_equal(nearest(rows, Codewords(book), outline), expected)
+    assert_array_equal(outline.guess, guess)
+    if share == 1:
+        assert sum(counts) <= without
+
+
+def test_labels_before_are_the_guess():
+    rows, book = draw(20_000, 256, 200)
+    points = Points(rows)
+    points.look_along_few(book)
+    blocks = points.blocks()
+    first = [block.assign(book) for block in blocks]
+    assert blocks[0]._outline.guess is None
+    other = book * 1.01
+    second = [block.assign(other) for block in blocks]
+    assert blocks[0]._outline.guess is first[0]
+    assert_array_equal(torch.cat(second), nearest(rows, Codewords(other)))
+    # Labels of more codewords are no guess.
+    few = book[:100].clone()
+    found = [block.assign(few) for block in blocks]
+    assert blocks[0]._outline.guess is None
+    assert_array_equal(torch.cat(found), nearest(rows, Codewords(few)))
+
+
 @pytest.mark.parametrize("stretch", [0.98, 1.0, 1.02])
 def test_scores_are_within_their_bounds(stretch):
     rows, book = draw(500, 64, 40)
@@ -256,20 +292,27 @@ def test_equal_rows_are_no_problem(fill):
 
 
 def test_directions_are_chosen_again_where_fewer_will_do(monkeypatch):
-    rows, book = draw(20_000, 256, 200, decay=0.04)
+    rows, book = draw(20_000, 256, 200)
     points = Points(rows)
-    points.look_along_few(rows[:256].clone())
-    wide = points.blocks()[0]._outlined().coordinates.shape[1]
-    points.look_along_few(book * 0.8)
-    narrow = points.blocks()[0]._outlined().coordinates.shape[1]
-    assert 0 < narrow < wide
-    before = points._directions
-    points.look_along_few(book * 0.8)
-    assert points._directions is before
-    monkeypatch.setattr("sk_rqkplus._points.choose_width", lambda *args: 0)
-    points.look_along_few(book)
-    assert points._directions is None
-    assert points.blocks()[0]._outlined() is None
+    block = points.blocks()[0]
+    # 48 are not few enough to be worth other coordinates.
+    for chosen, expected in [(64, 64), (48, 64), (32, 32), (64, 32), (0, None)]:
+        monkeypatch.setattr(
+            "sk_rqkplus._points.choose_width", lambda *args, width=chosen: width
+        )
+        points.look_along_few(book)
+        outline = block._outlined()
+        width = None if outline is None else outline.coordinates.shape[1]
+        assert width == expected
+        assert_array_equal(
+            block.assign(book.clone()), nearest(block.rows, Codewords(book))
+        )
+
+
+def test_drawn_rows_want_more_directions_than_means():
+    rows, book = draw(20_000, 256, 200, decay=0.03)
+    axes = leading_axes(rows, book)
+    assert choose_width(rows, book * 0.5, axes) < choose_width(rows, rows[:256], axes)
 
 
 def test_lloyd_takes_the_same_steps():

@@ -358,6 +358,9 @@ class EngineRows:
     def look_along_few(self, codebook: Tensor) -> None:
         """Blocks are read anew for every codebook: a look at all is as soon done."""
 
+    def remember(self, codebook: Tensor, labels: Tensor) -> None:
+        """Nor are labels kept."""
+
     def _numbers(self, index: slice | Tensor) -> np.ndarray:
         if isinstance(index, slice):
             return np.arange(*index.indices(len(self)))
