@@ -386,12 +386,11 @@ def extremes(codes: np.ndarray, sizes) -> str:
 def fit_balanced_level(setup: Setup) -> list[Row]:
     """One balanced level of 256 codewords, `RQKMeans((256,), balance="all")`.
 
-    KMeansConstrained with n_init=1 and max_iter=5, measured at 2k, 4k and 8k rows; its
-    time at 100k rows is not measured but extrapolated by a power law through these.
+    KMeansConstrained with n_init=1 and max_iter=5.
     """
     K = 256 // setup.shrink
     rows: list[Row] = []
-    for n_rows in (2_000, 4_000, 8_000):
+    for n_rows in (2_000, 8_000, 32_000, 100_000):
         X = setup.rows(n_rows)
         mine, peer = race(
             {
@@ -400,16 +399,7 @@ def fit_balanced_level(setup: Setup) -> list[Row]:
             }
         )
         rows.append(versus(len(X), mine, peer, X))
-    X = setup.rows(100_000)
-    (mine,) = race({f"ours, {len(X):,} rows": ours((K,), X, balance="all")})
-    known = [(row["rows"], row["peer, s"]) for row in rows]
-    if any(isinstance(seconds, str) for _, seconds in known):
-        return [*rows, versus(len(X), mine, Outcome("", reason=known[0][1]), X)]
-    sizes, times = np.log(np.array(known, dtype=float)).T
-    slope, offset = np.polyfit(sizes, times, 1)
-    peer = Outcome("", float(np.exp(offset + slope * np.log(len(X)))))
-    note = f"extrapolated, exponent {slope:.2f}"
-    return [*rows, {**versus(len(X), mine, peer, X), "peer's time is": note}]
+    return rows
 
 
 def versus(n_rows: int, mine: Outcome, peer: Outcome, X: np.ndarray) -> Row:
@@ -420,7 +410,6 @@ def versus(n_rows: int, mine: Outcome, peer: Outcome, X: np.ndarray) -> Row:
         "peer / ours": peer.over(mine),
         "MSE of ours": mine.result.error(X),
         "MSE of peer": peer.result.error(X) if peer.result else None,
-        "peer's time is": "measured" if peer.result else "-",
     }
 
 
@@ -446,7 +435,6 @@ def encode(setup: Setup) -> list[Row]:
             peer.result = Quantised(model.codebooks_, peer.result, model.mean_)
         mine.result = Quantised(model.codebooks_, mine.result, model.mean_)
         row = versus(len(X), mine, peer, X)
-        del row["peer's time is"]
         rows.append({**row, "share of equal codes": same})
     return rows
 

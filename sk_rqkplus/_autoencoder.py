@@ -14,7 +14,12 @@ from sklearn.utils.validation import check_is_fitted
 
 from sk_rqkplus import metrics
 from sk_rqkplus._augment import resolve_augment
-from sk_rqkplus._base import NON_NEGATIVE, POSITIVE_INT, BaseQuantizer
+from sk_rqkplus._base import (
+    NON_NEGATIVE,
+    POSITIVE_INT,
+    BaseQuantizer,
+    warn_of_imbalance,
+)
 from sk_rqkplus._callbacks import (
     AtEpochEnd,
     ClipGradient,
@@ -645,9 +650,10 @@ class BaseAutoencoder(BaseQuantizer):
             layer = layers[level]
             book = layer.embedding.weight.detach()
             if level in balanced and len(book) > 1:
-                layer.prices = balance_prices(
-                    left, book, 0.0, layer.prices, exact=exact
-                ).prices
+                balance = balance_prices(left, book, 0.0, layer.prices, exact=exact)
+                layer.prices = balance.prices
+                advice = "Lower codebook_sizes."
+                warn_of_imbalance(level, balance.n_beyond, len(left), advice)
             if level < max(balanced):
                 words = Codewords(book, layer.prices)
                 left.advance(words)

@@ -49,6 +49,23 @@ def warn_of_fewer(wanted, found) -> None:
         )
 
 
+def warn_of_imbalance(level, n_beyond, n_rows, advice) -> None:
+    """Warn where a balanced level did not come within its bounds.
+
+    Parameters
+    ----------
+    level, n_beyond, n_rows : int
+        Which level, how many rows are beyond the bounds, and of how many.
+    advice : str
+        What to do.
+    """
+    if n_beyond:
+        warn(
+            f"level {level} is not quite balanced: {n_beyond} of {n_rows} rows are "
+            f"beyond the bounds of their codewords. {advice}"
+        )
+
+
 class BaseQuantizer(
     CallbackSupportMixin,
     ClassNamePrefixFeaturesOutMixin,

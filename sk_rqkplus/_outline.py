@@ -88,9 +88,14 @@ class Outline:
     guess: Tensor | None = None
 
     def __getitem__(self, index: slice) -> "Outline":
-        parts = self.coordinates, self.norms, self.rests, self.errors
-        guess = None if self.guess is None else self.guess[index]
-        return Outline(self.directions, *(part[index] for part in parts), guess)
+        return Outline(
+            self.directions,
+            self.coordinates[index],
+            self.norms[index],
+            self.rests[index],
+            self.errors[index],
+            None if self.guess is None else self.guess[index],
+        )
 
 
 class OutlinedCodewords:

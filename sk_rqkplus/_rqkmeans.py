@@ -15,6 +15,7 @@ from sk_rqkplus._base import (
     POSITIVE_INT,
     BaseQuantizer,
     warn_of_fewer,
+    warn_of_imbalance,
 )
 from sk_rqkplus._compat import Interval, StrOptions, _fit_context
 from sk_rqkplus._journal import keep_journal
@@ -453,10 +454,7 @@ class RQKMeans(BaseQuantizer):
                 f"have more than {upper} copies, the most that one codeword may take. "
                 "Remove duplicates, lower codebook_sizes or use balance='none'."
             )
-        elif balance.n_beyond:
-            warn(
-                f"level {number} is not quite balanced: {balance.n_beyond} of "
-                f"{len(left)} rows are beyond the bounds of their codewords. Raise "
-                "balance_tol, or lower codebook_sizes."
-            )
+        else:
+            advice = "Raise balance_tol, or lower codebook_sizes."
+            warn_of_imbalance(number, balance.n_beyond, len(left), advice)
         return level

@@ -10,7 +10,7 @@ from sklearn.cluster import KMeans
 from sklearn.model_selection import GridSearchCV
 from skorch.callbacks import Callback
 
-from sk_rqkplus import RQVAE, RQKMeans, RQKMeansPlus, ids, metrics
+from sk_rqkplus import RQVAE, RQKMeans, RQKMeansPlus, _cells, ids, metrics
 from sk_rqkplus._callbacks import StopTraining
 from sk_rqkplus.scorers import neg_collision_rate
 
@@ -40,6 +40,17 @@ def fitted_rows(monkeypatch):
 
     monkeypatch.setattr(RQKMeans, "fit", listen)
     return rows
+
+
+def test_a_level_that_stays_out_of_balance_says_so(X, monkeypatch):
+    # Too few rounds to share all rows out; the first stage is left as it is.
+    first = RQKMeans((16,), balance="none", random_state=0).fit(X)
+    monkeypatch.setattr(_cells, "ROUNDS", 2)
+    monkeypatch.setattr(_cells.Cells, "repair", lambda self, *, together: None)
+    message = r"level 0 is not quite balanced: \d+ of 600 rows.*Lower codebook_sizes"
+    model = plus(codebook_sizes=(16,), codebooks=first.codebooks_, balance="all")
+    with pytest.warns(UserWarning, match=message):
+        model.fit(X)
 
 
 def test_validation_rows_are_kept_from_both_stages(X, fitted_rows):
