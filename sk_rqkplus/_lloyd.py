@@ -51,8 +51,8 @@ BASIS_ROWS = 4096
 BALANCED_ITERATIONS, BALANCED_ROWS, MOST_BALANCED_ROWS = 8, 64, 512
 # One of so many rows, or fewer, are gathered in memory: blocks would have few of them.
 SPARSE = 64
-# Values of an outline of a row, as a rule.
-OUTLINE_VALUES = 64
+# Values of an outline of a row, of most levels or more.
+OUTLINE_VALUES = 160
 # Bytes of codes, IDs, catalogue and what they are sorted with, per row.
 ROW_BYTES, OTHER_BYTES = 180, 2**24
 
@@ -454,7 +454,7 @@ def lloyd(
     n_iter, inertia = done, state["inertia"]
     for n_iter in range(done + 1, max_iter + 1):
         # Codewords of the first one may be rows that were drawn, which are longer.
-        if n_iter <= done + 2:
+        if n_iter - done <= 2 < max_iter - done:
             points.look_along_few(codebook)
         stats = merged_stats(points, codebook, exact=False)
         before, inertia = inertia, stats.inertia(codebook, squares)

@@ -118,8 +118,9 @@ def nearest(rows: Tensor, words: Codewords, outline: Outline | None = None) -> T
         ``argmin_k ||r - c_k||^2 + price_k``, ties to the lower index.
     """
     step = tile_rows(len(words), rows.shape[1], rows.device)
-    # A first look along few directions is quick, so that calls count for more.
-    step *= 1 if outline is None else 2
+    if outline is not None and step > MIN_TILE_ROWS:
+        # A look along few directions is quick, so that calls count for more.
+        step *= 2
     # Inside of a chunk nobody shares the work, and small tiles only cost calls.
     if n_workers() > 1:
         step = chunk_rows(len(rows), step)
@@ -221,7 +222,7 @@ def _rough_pass(
 def _narrow_pass(
     rows: Tensor, words: Codewords, outline: Outline, noise: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor] | None:
-    """Labels along few directions, as :func:`_fast_pass`; None if too few."""
+    """Labels along few directions, as :func:`_fast_pass`; None if many are near."""
     along = words.along(outline.directions)
     slack = 2 * score_error(outline.norms, words, noise)
     return outlined_labels(rows, outline, words.codebook, words.offsets, along, slack)

@@ -3,8 +3,9 @@
 Rows vary much along some directions and little along most. The inner product of a row
 and a codeword is that of their coordinates along some directions, and a rest that is
 at most the product of the lengths of what these leave over (Cauchy-Schwarz). A product
-of narrow matrices so bounds all scores from below. The codeword that looks nearest
-gets its whole score, and of the others only those whose bound is not above it.
+of narrow matrices so bounds all scores from below. A codeword that is likely to be the
+nearest one gets its whole score, and of the others only those whose bound is not above
+that.
 """
 
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from sk_rqkplus._rounding import (
     input_roundoff,
     row_norms,
 )
-from sk_rqkplus._threads import join_chunks, scratch
+from sk_rqkplus._threads import join_chunks, n_workers, scratch
 
 # Directions are looked for among so many rows, and their number among fewer.
 BASIS_ROWS, TRIAL_ROWS = 4096, 256
@@ -31,9 +32,9 @@ LEAST_FEATURES, LEAST_CODEWORDS = 128, 64
 # that is looked at alone, a bound that is looked at, a score of which the least is
 # looked for, a feature in bfloat16 where that is fast, and the directions, as a
 # multiple of the cube of the number of features.
-PAIR, BOUND, LEAST, SHORT, AXES = 16.0, 45.0, 20.0, 0.5, 40.0
+PAIR, BOUND, LEAST, SHORT, AXES = 16.0, 45.0, 20.0, 0.5, 50.0
 # Where more than such a share of codewords are near, all are looked at.
-MOST_NEAR = 0.1
+MOST_NEAR = 0.05
 # An outline serves for so many iterations, and is to spare so much of them.
 ITERATIONS, WORTH = 5, 0.9
 # Directions are looked for where this share would make up for it.
@@ -114,9 +115,10 @@ class OutlinedCodewords:
         self.directions = directions
         exact = codebook @ directions.exact
         self.coordinates = exact.float()
-        squares = codebook.square().sum(1) * (1 + 2 * directions.skew + 1e-12)
+        error = 1e-12 * codebook.shape[1]
+        squares = codebook.square().sum(1) * (1 + 2 * directions.skew + error)
         rests = (squares - exact.square().sum(1)).clamp(min=0).sqrt()
-        self.rests = (rests * (1 + 4 * FLOAT32_ROUNDOFF)).float()
+        self.rests = (rests * (1 + 4 * FLOAT32_ROUNDOFF)).float() + SMALLEST
         # Bound of the lengths of the coordinates.
         self.largest = float(squares.max()) ** 0.5
 
@@ -145,8 +147,11 @@ def outline_rows(rows: Tensor, directions: Directions) -> Outline:
     error *= (1 + skew) * width**0.5
 
     def look(chunk: slice) -> Tensor:
-        coordinates = rows[chunk] @ directions.axes
-        norms = row_norms(rows[chunk])
+        part = rows[chunk]
+        coordinates = scratch("coordinates", (len(part), width), rows.device)
+        # A product with a place for it is not cast to fewer bits in autocast.
+        torch.mm(part, directions.axes, out=coordinates)
+        norms = row_norms(part)
         seen = coordinates.norm(dim=1) * (1 - 2 * width * FLOAT32_ROUNDOFF)
         seen = (seen - error * norms).clamp(min=0)
         squares = norms.square() * (1 + 2 * skew + 8 * FLOAT32_ROUNDOFF)
@@ -191,7 +196,8 @@ def outlined_labels(
     Returns
     -------
     labels : Tensor of shape (n_rows,), int64
-        Codewords of least score in float32.
+        Codewords of least score in float32; those that are nearest without doubt where
+        no other one is near.
 
     doubtful : Tensor of shape (n_doubtful,), int64
         Which rows another codeword may be nearer to.
@@ -199,7 +205,7 @@ def outlined_labels(
     rivals : Tensor of shape (n_doubtful, n_codewords), bool
         Which codewords these are, the label among them.
 
-    None where so many are near that all are better looked at.
+    None where so many are near that a product with all codewords takes less time.
     """
     shape = len(rows), len(codebook)
     bounds = scratch("scores", shape, rows.device)
@@ -214,9 +220,9 @@ def outlined_labels(
     # A bound that is not a number is not beyond the limit.
     mask = scratch("inside", shape, rows.device, torch.bool).numpy()
     np.greater(bounds.numpy(), limit[:, None], out=mask)
-    near = np.flatnonzero(np.logical_not(mask, out=mask))
-    if len(near) > MOST_NEAR * mask.size:
+    if np.count_nonzero(mask) < (1 - MOST_NEAR) * mask.size:
         return None
+    near = np.flatnonzero(np.logical_not(mask, out=mask))
     row, column = np.divmod(near, len(codebook))
     sizes = np.bincount(row, minlength=len(rows))
     column = column[sizes[row] > 1]
@@ -281,11 +287,12 @@ def leading_axes(rows: Tensor, codebook: Tensor) -> Tensor | None:
     Returns
     -------
     axes : Tensor of shape (n_features, n_axes), float32 or None
-        Orthonormal up to rounding; None where to find them takes longer than to do
+        Orthonormal up to rounding; None where it takes longer to find them than to do
         without.
     """
     n_codewords, n_features = codebook.shape
-    spared = SPARED * _plain(codebook) * ITERATIONS * len(rows)
+    # All threads spare it, and one looks for directions.
+    spared = SPARED * _plain(codebook) * ITERATIONS * len(rows) / n_workers()
     small = n_features < LEAST_FEATURES or n_codewords < LEAST_CODEWORDS
     if small or spared < AXES * n_features**3 or rows.device.type != "cpu":
         return None

@@ -85,7 +85,7 @@ class Points:
             return
         axes = self._axes[:, :width].contiguous()
         self._directions = Directions(axes) if width else None
-        for block in self.blocks():
+        for block in (self, *self.blocks()):
             block._directions, block._outline = self._directions, None
 
     def _outlined(self) -> Outline | None:

@@ -79,7 +79,7 @@ def pair_products(
         the codewords.
     """
     first = torch.from_numpy(np.append(0, np.cumsum(sizes)))
-    shape, zeros = (len(rows), len(codebook)), torch.zeros(len(column))
+    shape, zeros = (len(rows), len(codebook)), rows.new_zeros(len(column))
     pairs = _sparse(first, torch.from_numpy(column), zeros, shape)
     return torch.sparse.sampled_addmm(pairs, rows, codebook.T, beta=0).values().numpy()
 
@@ -91,7 +91,7 @@ def _sparse(*parts: Any) -> Tensor:
 with warnings.catch_warnings():
     # torch says once in a process that its sparse tensors are in beta.
     warnings.simplefilter("ignore", UserWarning)
-    _sparse([0, 0], [], [], (1, 1))
+    _sparse([0, 0], [], torch.empty(0, device="cpu"), (1, 1))
 
 
 @cache

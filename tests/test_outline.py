@@ -56,10 +56,25 @@ def looked_at(monkeypatch):
     return counts
 
 
-@pytest.mark.parametrize("width", [1, 8, 20, 40])
+def looks(monkeypatch):
+    """Whether first looks told something."""
+    outcomes, look = [], _outline.outlined_labels
+
+    def listen(*args):
+        found = look(*args)
+        outcomes.append(found is not None)
+        return found
+
+    monkeypatch.setattr("sk_rqkplus._nearest.outlined_labels", listen)
+    return outcomes
+
+
+# Smaller numbers leave so much in doubt that all codewords are compared.
+@pytest.mark.parametrize("width", [1, 12, 20, 40])
 @pytest.mark.parametrize("scale", [1e-30, 1e-19, 1.0, 1e15])
 @pytest.mark.parametrize("priced", [False, True])
-def test_labels_are_those_of_float64(scale, width, priced):
+def test_labels_are_those_of_float64(monkeypatch, scale, width, priced):
+    outcomes = looks(monkeypatch)
     rows, book = draw(2000, 64, 40)
     prices = torch.linspace(0, 2.0, 64).double() * scale**2 if priced else None
     directions = along(book, width)
@@ -68,6 +83,7 @@ def test_labels_are_those_of_float64(scale, width, priced):
     labels = nearest(rows, Codewords(book, prices), outline)
     expected = brute_force(rows, book, 0.0 if prices is None else prices.numpy())
     assert_array_equal(labels, expected)
+    assert all(outcomes) == (scale >= 1 and width > 1)
 
 
 def test_few_codewords_are_looked_at_whole(monkeypatch):
@@ -85,7 +101,7 @@ def test_guesses_only_spare_pairs(monkeypatch, share):
     expected = brute_force(rows, book)
     rng = np.random.default_rng(0)
     guess = np.where(rng.random(2000) < share, expected, rng.integers(64, size=2000))
-    outline = outline_rows(rows, along(book, 8))
+    outline = outline_rows(rows, along(book, 12))
     counts = looked_at(monkeypatch)
     nearest(rows, Codewords(book), outline)
     without = sum(counts)
@@ -153,13 +169,58 @@ def test_worst_rest_is_covered():
     assert_array_equal(nearest(rows, Codewords(book), outline), np.full(100, 17))
 
 
-@pytest.mark.parametrize("stretch", [0.9, 1.1])
-def test_directions_need_not_be_orthonormal(stretch):
+@pytest.mark.parametrize("stretch", [0.999, 1.001, 1.1])
+def test_directions_need_not_be_orthonormal(monkeypatch, stretch):
+    outcomes = looks(monkeypatch)
     rows, book = draw(2000, 64, 40)
-    axes = along(book, 12).axes * stretch
-    axes[:, 1] += 0.2 * axes[:, 0]
+    axes = along(book, 20).axes * stretch
+    axes[:, 1] += 0.1 * (stretch - 1) * axes[:, 0]
     outline = outline_rows(rows, Directions(axes))
     assert_array_equal(nearest(rows, Codewords(book), outline), brute_force(rows, book))
+    assert all(outcomes) == (stretch < 1.1)
+
+
+@pytest.mark.parametrize("width", [12, 40])
+def test_wrong_coordinates_are_covered(monkeypatch, width):
+    # Coordinates that are off by their errors, towards the codeword that is farther.
+    outcomes = looks(monkeypatch)
+    _, book = draw(10, 64, 40)
+    book[1] = book[0] + 1e-3 * torch.nn.functional.normalize(book[0], dim=0)
+    directions = along(book, width)
+    far, near = book[:1], book[1:2]
+    rows = (near + (far - near) * torch.linspace(0.3, 0.499, 500)[:, None]).contiguous()
+    outline = outline_rows(rows, directions)
+    way = (far - near) @ directions.axes
+    outline.errors = torch.full((500,), 1e-3)
+    outline.coordinates = outline.coordinates + 1e-3 * way / way.norm()
+    labels = nearest(rows, Codewords(book), outline)
+    assert_array_equal(labels, brute_force(rows, book))
+    assert set(labels.tolist()) == {1}
+    assert all(outcomes)
+
+
+@pytest.mark.parametrize("width", [12, 40])
+def test_autocast_does_not_matter(width):
+    rows, book = draw(2000, 64, 40)
+    directions = along(book, width)
+    expected = outline_rows(rows, directions)
+    with torch.autocast("cpu", torch.bfloat16):
+        outline = outline_rows(rows, directions)
+        labels = nearest(rows, Codewords(book), outline)
+    assert_array_equal(outline.coordinates, expected.coordinates)
+    assert_array_equal(labels, brute_force(rows, book))
+
+
+def test_default_dtype_does_not_matter():
+    X = draw(20_000, 500, 200)[0].numpy()
+    params = {"codebook_sizes": (128,), "max_iter": 4, "random_state": 0}
+    expected = RQKMeans(**params).fit(X)
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = RQKMeans(**params).fit(X)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert_array_equal(found.codebooks_[0], expected.codebooks_[0])
 
 
 def test_ties_go_to_the_lower_index():
@@ -218,7 +279,7 @@ def test_noise_in_all_directions_is_looked_at_whole():
     assert_array_equal(nearest(rows, words, outline), brute_force(rows, book))
 
 
-def test_numbers_out_of_range_are_looked_at_whole():
+def test_numbers_out_of_range_do_not_matter():
     rows, book = draw(500, 64, 40)
     rows[3] *= 1e30
     rows[4] = torch.inf
@@ -229,10 +290,10 @@ def test_numbers_out_of_range_are_looked_at_whole():
     assert_array_equal(expected[5:], brute_force(rows[5:], book))
 
 
-@pytest.mark.parametrize("n_rows", [1, 2, 4095, 4097])
+@pytest.mark.parametrize("n_rows", [1, 2, 8191, 8193, 20_000])
 @pytest.mark.parametrize("n_threads", [1, 2])
 def test_tiles_do_not_matter(n_rows, n_threads):
-    rows, book = draw(5000, 256, 40)
+    rows, book = draw(20_000, 256, 40)
     rows = rows[:n_rows]
     before = torch.get_num_threads()
     torch.set_num_threads(n_threads)
