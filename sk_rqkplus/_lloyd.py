@@ -47,8 +47,10 @@ RELAXATION = 1.5
 INIT_ROWS, INIT_FEATURES = 4096, 16
 # Rows that the leading directions are found from.
 BASIS_ROWS = 4096
-# Balanced Lloyd iterations, and how many rows per codeword they look at.
-BALANCED_ITERATIONS, BALANCED_ROWS, MOST_BALANCED_ROWS = 8, 64, 512
+# Balanced Lloyd iterations, how many of them look at all rows in the end, and rows per
+# codeword that the others look at, and that are all rows.
+BALANCED_ITERATIONS, LAST_ITERATIONS = 9, 3
+BALANCED_ROWS, MOST_BALANCED_ROWS = 64, 512
 # One of so many rows, or fewer, are gathered in memory: blocks would have few of them.
 SPARSE = 64
 # Values of an outline of a row, of most levels or more.
@@ -561,27 +563,38 @@ def _balanced(
     few = _draw(points, min(len(points), BALANCED_ROWS * n_codewords), rng)
     state = journal.restore(codebook=level.codebook, prices=None, n_iter=0)
     codebook, prices, done = state["codebook"], state["prices"], state["n_iter"]
-    tols = np.linspace(1, 0, BALANCED_ITERATIONS - 2).tolist() + [0.0, 0.0]
+    tols = np.linspace(1, 0, BALANCED_ITERATIONS - LAST_ITERATIONS).tolist()
+    tols += [0.0] * LAST_ITERATIONS
     for n_iter, tol in enumerate(tols[done:], done + 1):
+        last = n_iter == len(tols)
+        relaxation = 1.0 if last else RELAXATION
         sample = few if tol > 0 else points
         scores = Scores(sample, codebook)
         tol = max(tol, balance_tol)
         prices = lower_imbalance(scores, prices, tol, len(few), loose=True)
         sample.remember(codebook, scores.labels(prices))
-        stats = merged_stats(sample, codebook, exact=n_iter == len(tols))
-        before, codebook = codebook, step(stats, sample, codebook)
-        prices = follow(prices, before, codebook, stats.counts)
+        stats = merged_stats(sample, codebook, exact=last)
+        before, codebook = codebook, step(stats, sample, codebook, relaxation)
+        prices = follow(prices, before, codebook, stats.counts, relaxation)
         tick()
         journal.save(codebook=codebook, prices=prices, n_iter=n_iter)
     n_iter = level.n_iter + BALANCED_ITERATIONS
     return Level(codebook, prices, n_iter, level.inertia, len(points))
 
 
-def follow(prices: Tensor, before: Tensor, after: Tensor, counts: Tensor) -> Tensor:
-    """Prices of codewords that went to the mean of their members.
+def follow(
+    prices: Tensor,
+    before: Tensor,
+    after: Tensor,
+    counts: Tensor,
+    relaxation: float = 1.0,
+) -> Tensor:
+    """Prices of codewords that went towards the mean of their members.
 
     Members stay as near as they were, on average. At its old price, a codeword that is
     far from all rows, and only cheap, would get all of them from a place among them.
+    The mean squared distance falls by ``1 - (1 - w)^2`` of that to the mean, of which
+    the codeword went w times the way.
 
     Parameters
     ----------
@@ -595,12 +608,16 @@ def follow(prices: Tensor, before: Tensor, after: Tensor, counts: Tensor) -> Ten
         Members of each; a codeword without any is free afterwards, and one that was
         free stays so.
 
+    relaxation : float, default=1.0
+        How far they went, as a multiple of the way to the mean.
+
     Returns
     -------
     prices : Tensor of shape (n_codewords,), float64
         Prices of the codewords where they are.
     """
-    nearer = (after - before).double().square().sum(1)
+    share = (2 - relaxation) / relaxation
+    nearer = share * (after - before).double().square().sum(1)
     return torch.where((counts == 0) | (prices == 0), 0.0, prices + nearer)
 
 
