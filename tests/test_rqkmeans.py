@@ -447,7 +447,7 @@ def test_looser_bounds_lower_the_error(industrial):
 def test_several_runs_count_as_steps(X):
     """scikit-learn refuses more steps than were announced."""
     rq = RQKMeans((8, 8), n_init=3, max_iter=2, tol=0, random_state=0).fit(X)
-    assert rq.n_iter_ == 2 + 8
+    assert rq.n_iter_ == 2 + 9
 
 
 def test_a_sample_of_fewer_rows_than_codewords(X):
