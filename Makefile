@@ -62,6 +62,11 @@ bench: $(VENV)/.installed-bench ## Time and quality beside other packages, about
 	$(BIN)/python benchmarks/exactness.py
 	$(BIN)/python benchmarks/engine.py $(ARGS)
 
+.PHONY: gpu
+gpu: $(VENV)/.installed-test $(VENV)/.installed-bench ## Tests and benchmarks that need a CUDA device
+	$(BIN)/python -m pytest -m gpu
+	$(BIN)/python benchmarks/engine.py --only J K $(ARGS)
+
 .PHONY: wheel
 wheel: $(VENV)/.installed-dev ## Build the sdist, and the wheel from it, into dist/
 	rm -rf dist

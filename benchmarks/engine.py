@@ -155,6 +155,8 @@ def clock(run: Callable[[], Any]) -> tuple[float, Any]:
     """Seconds that a call takes, and what it returns."""
     start = time.perf_counter()
     result = run()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     return time.perf_counter() - start, result
 
 
@@ -224,7 +226,8 @@ def ours(sizes, X, **params) -> Callable[[], Quantised]:
 
 
 def estimator(sizes, **params) -> RQKMeans:
-    return RQKMeans(sizes, augment="none", random_state=0, device="cpu", **params)
+    params = {"device": "cpu", **params}
+    return RQKMeans(sizes, augment="none", random_state=0, **params)
 
 
 def per_level(X, sizes, cluster) -> Callable[[], Quantised]:
@@ -243,19 +246,28 @@ def per_level(X, sizes, cluster) -> Callable[[], Quantised]:
     return run
 
 
-def faiss_kmeans(name: str) -> Callable:
+def faiss_kmeans(name: str, **options) -> Callable:
     """One of the k-means classes of faiss on all rows, 25 iterations."""
 
     def cluster(rows, size):
         import faiss
 
-        kmeans = getattr(faiss, name)(
-            rows.shape[1], size, niter=25, max_points_per_centroid=EVERY_ROW
-        )
+        if options.get("gpu") and not faiss.get_num_gpus():
+            raise RuntimeError("faiss is built without GPUs")
+        settings = {"niter": 25, "max_points_per_centroid": EVERY_ROW, **options}
+        kmeans = getattr(faiss, name)(rows.shape[1], size, **settings)
         kmeans.train(rows)
         return kmeans.centroids, kmeans.assign(rows)[1]
 
     return cluster
+
+
+def fastkmeans_on_gpu(rows, size):
+    from fastkmeans import FastKMeans
+
+    kmeans = FastKMeans(rows.shape[1], size, niter=25, gpu=True)
+    kmeans.train(rows)
+    return kmeans.centroids, kmeans.predict(rows)
 
 
 def sklearn_kmeans(rows, size):
@@ -568,18 +580,23 @@ def throughput(setup: Setup) -> list[Row]:
     GFLOP/s counts the 2 n K d operations of the scores; torch.mm is one product of the
     same shape into memory that is there already, and bandwidth is torch.sum of 1 GiB.
     """
-    rows = torch.from_numpy(centred(setup.rows(100_000))[0])
-    gigabyte = torch.ones(BYTES // 4)
+    return rates(setup.rows(100_000), "cpu")
+
+
+def rates(X: np.ndarray, device: str) -> list[Row]:
+    """Rates on a device at several sizes of the codebook."""
+    rows = torch.from_numpy(centred(X)[0]).to(device)
+    gigabyte = torch.ones(BYTES // 4, device=device)
     (read,) = race({"torch.sum, 1 GiB": gigabyte.sum}, repeats=5)
     del gigabyte
     order = torch.from_numpy(np.random.default_rng(0).permutation(len(rows)))
-    sizes = [min(K, len(rows)) for K in (256, 1024, 8192)]
-    return [limits(rows, rows[order[:K]], BYTES / read.seconds / 1e9) for K in sizes]
+    books = [rows[order[: min(K, len(rows))].to(device)] for K in (256, 1024, 8192)]
+    return [limits(rows, book, BYTES / read.seconds / 1e9) for book in books]
 
 
 def limits(rows: torch.Tensor, book: torch.Tensor, bandwidth: float) -> Row:
     """Rates of one assignment, and their shares of what is possible."""
-    words, scores = Codewords(book), torch.empty(len(rows), len(book))
+    words, scores = Codewords(book), rows.new_empty(len(rows), len(book))
     contenders = {
         f"ours, K={len(book)}": partial(nearest, rows, words),
         "torch.mm": partial(torch.mm, rows, book.T, out=scores),
@@ -821,6 +838,46 @@ def loads(balance: str, fitted: np.ndarray, held_out: np.ndarray) -> Row:
     return row
 
 
+def fit_on_gpu(setup: Setup) -> list[Row]:
+    """Whole fits of 3 x 256 codebooks on 1M x 384 rows on a GPU.
+
+    Rows begin and codes end in the memory of the CPU. faiss.Kmeans and fastkmeans take
+    25 iterations per level and are called with all rows at every level, as their
+    interfaces want it.
+    """
+    need_gpu()
+    X = setup.rows(1_000_000)
+    lean = partial(ours, SIZES, X, dedup="suffix", store_catalogue=False)
+    # The first call of a process waits for the device's libraries.
+    ours(SIZES, X[: 64 * SIZES[0]], device="cuda", balance="all")()
+    contenders = {
+        f'ours, {name}, balance="{balance}"': lean(device=device, balance=balance)
+        for balance in ("none", "all")
+        for device, name in (("cuda", "GPU"), ("cpu", "CPU"))
+    }
+    contenders |= {
+        "faiss Kmeans per level, GPU": per_level(
+            X, SIZES, faiss_kmeans("Kmeans", gpu=True)
+        ),
+        "fastkmeans per level, GPU": per_level(X, SIZES, fastkmeans_on_gpu),
+    }
+    return compare(race(contenders), X)
+
+
+def throughput_on_gpu(setup: Setup) -> list[Row]:
+    """Exact assignment of 1M x 384 rows on a GPU against its own limits.
+
+    As F. The rows are in the memory of the GPU.
+    """
+    need_gpu()
+    return rates(setup.rows(1_000_000), "cuda")
+
+
+def need_gpu() -> None:
+    if not torch.cuda.is_available():
+        raise Absent("needs a CUDA device")
+
+
 CASES: dict[str, Callable[[Setup], list[Row]]] = {
     "A": fit_unconstrained,
     "B": fit_balanced,
@@ -831,6 +888,8 @@ CASES: dict[str, Callable[[Setup], list[Row]]] = {
     "G": growth,
     "H": scale,
     "I": new_data,
+    "J": fit_on_gpu,
+    "K": throughput_on_gpu,
 }
 
 
@@ -902,6 +961,8 @@ def machine(threads: int) -> str:
     cores = f"{os.cpu_count()} cores, {threads} threads"
     blas = ", ".join(f"OpenBLAS for {kernel}" for kernel in kernels())
     able = f"{bf16} AVX-512 bfloat16, {amx} AMX"
+    if torch.cuda.is_available():
+        able += f", {torch.cuda.get_device_name()}"
     return f"{model}, {able}, {cores}; {blas}; {', '.join(versions)}."
 
 

@@ -8,9 +8,10 @@ are left out: what is left is a sparse matrix, however many codewords there are.
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from scipy.sparse import csr_array
 
-from sk_rqkplus._near import Near
+from sk_rqkplus._near import Near, NearTable
 
 # Shares below exp(-7) of the largest one of the row are left out, and those below this
 # part of it have no say in how counts change. A row hesitates if it has two that do.
@@ -55,12 +56,12 @@ class Moments:
         return csr_array((share, column, first), shape=shape)
 
 
-def moments(near: Near, temperature: float, most: float) -> Moments:
+def moments(near: Near | NearTable, temperature: float, most: float) -> Moments:
     """Moments of the rows of a tile.
 
     Parameters
     ----------
-    near : Near
+    near : Near or NearTable
         Scores, within ``WINDOW`` temperatures of the least one.
 
     temperature : float
@@ -75,20 +76,64 @@ def moments(near: Near, temperature: float, most: float) -> Moments:
     moments : Moments
         Counts without the shares that are left out, and some rows that hesitate.
     """
-    n_rows, n_codewords = len(near.least), near.n_codewords
-    row, column, best = near.row, near.column, near.least.astype(np.float64)
+    if isinstance(near, NearTable):
+        some = _look_at_table(near, temperature, most)
+    else:
+        some = _look_at_list(near, temperature, most)
+    # Shares of a row add up to one again: equal prices for all move no row.
+    sums = np.bincount(some.row, some.weight, minlength=some.n_seen)
+    scale = np.sqrt(some.n_hesitant / max(1, some.n_seen))
+    share = some.weight / sums[some.row] * scale
+    n_shares = np.bincount(some.row, minlength=some.n_seen)
+    return Moments(some.counts, [(n_shares, some.column, share)])
+
+
+@dataclass
+class _Some:
+    """Counts of all rows of a tile, and weights of some of those that hesitate."""
+
+    counts: np.ndarray
+    n_hesitant: int
+    n_seen: int
+    row: np.ndarray
+    column: np.ndarray
+    weight: np.ndarray
+
+
+def _stride(n_hesitant: int, n_rows: int, most: float) -> int:
+    """One of so many rows that hesitate is looked at."""
+    return max(1, int(n_hesitant / (most * n_rows)))
+
+
+def _look_at_list(near: Near, temperature: float, most: float) -> _Some:
+    n_rows, row, column = len(near.least), near.row, near.column
+    best = near.least.astype(np.float64)
     weight = np.exp((best[row] - near.score) / temperature)
     sums = np.bincount(row, weight, minlength=n_rows)
-    counts = np.bincount(column, weight / sums[row], minlength=n_codewords)
+    counts = np.bincount(column, weight / sums[row], minlength=near.n_codewords)
     heard = weight >= LEAST_SHARE
     numbers = np.flatnonzero(np.bincount(row[heard], minlength=n_rows) > 1)
-    few = numbers[:: max(1, int(len(numbers) / (most * n_rows)))]
+    few = numbers[:: _stride(len(numbers), n_rows, most)]
     seen = np.zeros(n_rows, dtype=bool)
     seen[few] = True
     kept = np.flatnonzero(heard & seen[row])
-    row, column, weight = row[kept], column[kept], weight[kept]
-    # Shares of a row add up to one again: equal prices for all move no row.
-    sums = np.bincount(row, weight, minlength=n_rows)
-    share = weight / sums[row] * np.sqrt(len(numbers) / max(1, len(few)))
-    n_shares = np.bincount(row, minlength=n_rows)[few]
-    return Moments(counts, [(n_shares, column, share)])
+    place = (np.cumsum(seen) - 1)[row[kept]]
+    return _Some(counts, len(numbers), len(few), place, column[kept], weight[kept])
+
+
+def _look_at_table(near: NearTable, temperature: float, most: float) -> _Some:
+    """The same where the scores are: only what is seen of few rows leaves the device.
+
+    Sums of a matrix product have one order; to add to a list of counts has none there.
+    """
+    least = near.least[:, None]
+    weight = ((least.double() - near.scores) / temperature).exp_()
+    weight.masked_fill_(near.scores > least + near.reach, 0.0)
+    counts = (1 / weight.sum(1)) @ weight
+    heard = weight >= LEAST_SHARE
+    numbers = torch.nonzero(heard.sum(1) > 1).squeeze(1)
+    few = numbers[:: _stride(len(numbers), len(weight), most)]
+    row, column = torch.nonzero(heard[few], as_tuple=True)
+    found = row, column, weight[few[row], column]
+    kept = (values.cpu().numpy() for values in found)
+    return _Some(counts.cpu().numpy(), len(numbers), len(few), *kept)

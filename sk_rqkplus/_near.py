@@ -49,7 +49,30 @@ class Near:
         return self.column[best[first]]
 
 
-def near_in(tile: Tensor, reach: float) -> Near:
+@dataclass
+class NearTable:
+    """Scores of a tile that stays on its device: what is near is not listed.
+
+    Attributes
+    ----------
+    scores : Tensor of shape (n_rows, n_codewords), float32
+        All scores.
+    least : Tensor of shape (n_rows,), float32
+        Least score of every row.
+    reach : float
+        How far above the least score of a row the others may be.
+    """
+
+    scores: Tensor
+    least: Tensor
+    reach: float
+
+    def labels(self) -> Tensor:
+        """Codeword of least score of every row, the lower one of a tie."""
+        return self.scores.argmin(dim=1)
+
+
+def near_in(tile: Tensor, reach: float) -> Near | NearTable:
     """What is near in a tile of scores.
 
     Parameters
@@ -62,14 +85,18 @@ def near_in(tile: Tensor, reach: float) -> Near:
 
     Returns
     -------
-    near : Near
-        Scores within reach.
+    near : Near or NearTable
+        Scores within reach; the whole tile on a GPU, where passes over it are cheaper
+        than to bring a list to the CPU.
     """
+    if tile.device.type == "cpu":
+        return _listed(tile, reach)
+    return NearTable(tile, tile.amin(dim=1), reach)
+
+
+def _listed(tile: Tensor, reach: float) -> Near:
+    """What is near in a tile on a CPU."""
     least = tile.amin(dim=1)
-    if tile.device.type != "cpu":
-        at = torch.nonzero(tile <= (least + reach)[:, None], as_tuple=True)
-        found = least, *at, tile[at]
-        return Near(tile.shape[1], *(values.cpu().numpy() for values in found))
     # NumPy finds what is true twice as fast.
     most = least.numpy() + np.float32(reach)
     inside = scratch("inside", tile.shape, tile.device, torch.bool).numpy()
@@ -123,7 +150,7 @@ class Shortlist:
 
     def __init__(self, tile: Tensor, prices: Tensor, reach: float):
         priced = scratch("scores", tile.shape, tile.device)
-        near = near_in(torch.add(tile, prices, out=priced), reach)
+        near = _listed(torch.add(tile, prices, out=priced), reach)
         others = priced.numpy()
         others -= near.least[:, None]
         others[near.row, near.column] = np.inf

@@ -64,7 +64,7 @@ class Codewords:
         self.codebook = codebook
         self.exact = codebook.double()
         if prices is None:
-            prices = torch.zeros(len(codebook), dtype=torch.float64)
+            prices = self.exact.new_zeros(len(codebook))
         self.prices = prices.to(codebook.device)
         self.exact_offsets = self.exact.square().sum(1) + self.prices
         self.offsets = self.exact_offsets.float()

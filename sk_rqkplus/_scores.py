@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sk_rqkplus._near import Near, Shortlist, near_in, reach_of
+from sk_rqkplus._near import Near, NearTable, Shortlist, near_in, reach_of
 from sk_rqkplus._nearest import Codewords, best_two, tile_rows
 from sk_rqkplus._threads import (
     block_rows,
@@ -198,7 +198,8 @@ class Scores:
         Parameters
         ----------
         function : callable
-            Maps a :class:`Near` and further arguments to what can be added.
+            Maps a :class:`Near` or :class:`NearTable` and further arguments to what can
+            be added.
 
         prices : Tensor of shape (n_codewords,), float64
             Added to the scores.
@@ -252,7 +253,7 @@ class Scores:
         scores = scratch("scores", cached.shape, cached.device)
         return torch.add(cached, added, out=scores)
 
-    def _near(self, tile: slice, added: Tensor, reach: float) -> Near:
+    def _near(self, tile: slice, added: Tensor, reach: float) -> Near | NearTable:
         """What is near in a tile, from a list of it if there is one."""
         if not self.room:
             return near_in(self._scores(tile, added), reach)

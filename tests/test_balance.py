@@ -529,17 +529,3 @@ def test_bounds_ask_for_what_adds_up():
     assert_array_equal(bounds.wanted(prices, np.array([9, 9, 0, 0])), [3, 3, 3, 3])
     assert bounds.gap(prices, np.array([3, 2, 3, 3])) == 0
     assert bounds.gap(prices, np.array([2, 3, 3, 3])) == 4.0
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_gpu_balances():
-    rows, _ = draw(3000, 32, n_features=50)
-    model = RQKMeans((32, 32), balance="all", device="cuda", random_state=0)
-    codes = model.fit_transform(rows.numpy())
-    assert_array_equal(codes, model.transform(rows.numpy()))
-    lower, upper = capacities(3000, 32, 0.0)
-    for level in codes.T:
-        counts = np.bincount(level, minlength=32)
-        assert lower <= counts.min()
-        assert counts.max() <= upper

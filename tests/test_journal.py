@@ -10,6 +10,7 @@ import pytest
 import torch
 from numpy.testing import assert_array_equal
 from sklearn.utils import check_random_state
+from stand_in import gpu
 
 from sk_rqkplus import RQVAE, RQKMeans, RQKMeansPlus, _journal, _lloyd, _rqkmeans
 from sk_rqkplus._checkpoints import read_checkpoint
@@ -99,6 +100,22 @@ def test_rqkmeans_in_pieces_is_that_of_one_piece(X, tmp_path, monkeypatch, param
         "fit-state-0",
         "fit-state-1",
     ]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.usefixtures("eager")
+def test_pieces_may_be_on_a_gpu(X, tmp_path, monkeypatch):
+    def make(**more):
+        return RQKMeans((16, 16), random_state=0, balance="all", **more)
+
+    def kept(**more):
+        return make(checkpoint_dir=tmp_path, **more)
+
+    with gpu():
+        whole = make().fit(X)
+        pieces, n_breaks = fit_in_pieces(monkeypatch, kept, X, 7)
+    assert n_breaks >= 3
+    assert_same_model(pieces, whole)
 
 
 @pytest.mark.usefixtures("eager")
