@@ -64,6 +64,7 @@ bench: $(VENV)/.installed-bench ## Time and quality beside other packages, about
 
 .PHONY: gpu
 gpu: $(VENV)/.installed-test $(VENV)/.installed-bench ## Tests and benchmarks that need a CUDA device
+	$(BIN)/python -c "import torch; assert torch.cuda.is_available(), 'torch sees no CUDA device'"
 	$(BIN)/python -m pytest -m gpu
 	$(BIN)/python benchmarks/engine.py --only J K $(ARGS)
 

@@ -428,6 +428,11 @@ class BaseAutoencoder(BaseQuantizer):
         generator = torch.Generator(self._resolve_device())
         return generator.manual_seed(rng.randint(2**31 - 1))
 
+    def _fused(self, device):
+        """Options of an optimizer that updates all weights in one call, if it can."""
+        one_by_one = {"rmsprop"} if device.type == "cpu" else {"rmsprop", "adagrad"}
+        return {} if self.optimizer in one_by_one else {"optimizer__fused": True}
+
     def _network_options(self, generator, device):
         """What encoder and decoder have in common."""
         return {
@@ -727,7 +732,7 @@ class BaseAutoencoder(BaseQuantizer):
             bfloat16=fast or self.precision == "bfloat16",
             optimizer=OPTIMIZERS[self.optimizer],
             optimizer__weight_decay=self.weight_decay,
-            **({} if self.optimizer == "rmsprop" else {"optimizer__fused": True}),
+            **self._fused(device),
             # With a star in front: several processes put a prefix there.
             optimizer__param_groups=[("*encoder.*", {"lr": encoder_lr})],
             lr=self.lr,

@@ -434,10 +434,11 @@ class BaseQuantizer(
         return [bool(flag) for flag in flags]
 
     def _resolve_device(self):
-        if self.device == "auto":
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = self.device
+        if name == "auto":
+            name = "cuda" if torch.cuda.is_available() else "cpu"
         try:
-            device = torch.device(self.device)
+            device = torch.device(name)
         except RuntimeError as error:
             raise ValueError(
                 f"device={self.device!r} should be 'auto', 'cpu' or 'cuda'. Use 'auto' "
@@ -454,6 +455,9 @@ class BaseQuantizer(
                 f"device={self.device!r} should be 'auto', 'cpu' or 'cuda'. Use 'auto' "
                 "to take a GPU where there is one."
             )
+        if device.type == "cuda" and device.index is None:
+            # Other threads may have another GPU for their current one.
+            device = torch.device("cuda", torch.cuda.current_device())
         return device
 
     def _publish(self, X, codes):

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from sk_rqkplus._nearest import Codewords
-from sk_rqkplus._rounding import FLOAT32_ROUNDOFF, input_roundoff
+from sk_rqkplus._rounding import FLOAT32_ROUNDOFF, input_roundoff, row_sums
 
 FLOAT64_ROUNDOFF = 2.0**-53
 # Scores of the extensions of one tile: few enough for the cache of a CPU core.
@@ -355,7 +355,7 @@ def _costs(
     prices = spent.gather(1, parents) + words.prices[codes]
     step = max(1, EXACT_VALUES // (candidates.shape[1] * residual.shape[2]))
     squares = [
-        _differences(*part).square_().sum(dim=2)
+        row_sums(_differences(*part).square_())
         for part in zip(
             residual.split(step),
             parents.split(step),

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from sk_rqkplus._nearest import tile_rows
+from sk_rqkplus._rounding import row_sums
 from sk_rqkplus._threads import map_chunks
 
 
@@ -49,7 +50,7 @@ def fixed_point_distances(
     # A unit of its own for each codeword and each row.
     high, low, unit = split(codebook, (1,))
     cross = torch.cat([low, high], dim=1)
-    norms = codebook.double().square().sum(1)
+    norms = row_sums(codebook.double().square())
 
     def distances(tile: slice) -> np.ndarray:
         tile_high, tile_low, tile_unit = split(rows[tile], (1,))

@@ -20,6 +20,7 @@ from sk_rqkplus._nearest import Codewords, nearest
 from sk_rqkplus._outline import LEAST_CODEWORDS, LEAST_FEATURES
 from sk_rqkplus._points import Points
 from sk_rqkplus._residual import Leftover
+from sk_rqkplus._rounding import row_sums
 from sk_rqkplus._scores import (
     CACHED_SCORES,
     CACHED_SCORES_OF_A_FILE,
@@ -777,14 +778,15 @@ def leading_directions(
     n_features = rows.shape[1]
     if n_features <= INIT_FEATURES:
         return None
-    sample = rows[:: max(1, len(rows) // BASIS_ROWS)][:BASIS_ROWS].double()
+    # On a CPU: libraries of GPUs do not promise the same bits every time.
+    sample = rows[:: max(1, len(rows) // BASIS_ROWS)][:BASIS_ROWS].double().cpu()
     guess = rng.standard_normal((n_features, min(n_features, n_directions + 8)))
-    basis = torch.as_tensor(guess, device=rows.device)
+    basis = torch.from_numpy(guess)
     for _ in range(3):
         basis = torch.linalg.qr(sample.T @ (sample @ basis)).Q
     image = sample @ basis
     _, order = torch.linalg.eigh(image.T @ image)
-    return (basis @ order.flip(1)[:, :n_directions]).float()
+    return (basis @ order.flip(1)[:, :n_directions]).float().to(rows.device)
 
 
 def project(rows: Tensor, directions: Tensor | None) -> Tensor:
@@ -841,7 +843,7 @@ def kmeans_plus_plus(
     n_rows = min(len(points), max(INIT_ROWS, 4 * size))
     index = np.sort(rng.choice(len(points), size=n_rows, replace=False))
     sample = points[torch.as_tensor(index, device=points.device)]
-    columns = sample.cpu().numpy()[:, :INIT_FEATURES].T.copy()
+    columns = sample[:, :INIT_FEATURES].cpu().numpy().T.copy()
     n_trials = int(np.clip(1024 // size, 1, 3))
     chosen = [rng.randint(n_rows)]
     closest = _squared_distances(columns, chosen)[0]
@@ -897,7 +899,7 @@ def count_distinct(left: Leftover, limit: int) -> int:
 
 
 def _norms(rows: Tensor) -> Tensor:
-    return rows.double().square().sum(1)
+    return row_sums(rows.double().square())
 
 
 def _values(rows: Tensor) -> Tensor:

@@ -126,8 +126,8 @@ def _look_at_table(near: NearTable, temperature: float, most: float) -> _Some:
 
     Sums of a matrix product have one order; to add to a list of counts has none there.
     """
-    least = near.least[:, None]
-    weight = ((least.double() - near.scores) / temperature).exp_()
+    least = near.scores.amin(dim=1, keepdim=True)
+    weight = (least.double() - near.scores).div_(temperature).exp_()
     weight.masked_fill_(near.scores > least + near.reach, 0.0)
     counts = (1 / weight.sum(1)) @ weight
     heard = weight >= LEAST_SHARE

@@ -57,14 +57,11 @@ class NearTable:
     ----------
     scores : Tensor of shape (n_rows, n_codewords), float32
         All scores.
-    least : Tensor of shape (n_rows,), float32
-        Least score of every row.
     reach : float
         How far above the least score of a row the others may be.
     """
 
     scores: Tensor
-    least: Tensor
     reach: float
 
     def labels(self) -> Tensor:
@@ -91,7 +88,7 @@ def near_in(tile: Tensor, reach: float) -> Near | NearTable:
     """
     if tile.device.type == "cpu":
         return _listed(tile, reach)
-    return NearTable(tile, tile.amin(dim=1), reach)
+    return NearTable(tile, reach)
 
 
 def _listed(tile: Tensor, reach: float) -> Near:

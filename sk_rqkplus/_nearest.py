@@ -27,7 +27,13 @@ from sk_rqkplus._rough import (
     rough_codewords,
     rough_labels,
 )
-from sk_rqkplus._rounding import FLOAT32_ROUNDOFF, SMALLEST, input_roundoff, row_norms
+from sk_rqkplus._rounding import (
+    FLOAT32_ROUNDOFF,
+    SMALLEST,
+    input_roundoff,
+    row_norms,
+    row_sums,
+)
 from sk_rqkplus._threads import (
     chunk_rows,
     fill_chunks,
@@ -311,6 +317,6 @@ def _exact_pass(
         row, word = torch.nonzero(among, as_tuple=True)
         apart = rows[row].sub_(words.exact[word])
         distances = torch.full_like(among, torch.inf, dtype=torch.float64)
-        distances[row, word] = apart.square_().sum(1) + words.prices[word]
+        distances[row, word] = row_sums(apart.square_()) + words.prices[word]
         labels.append(distances.argmin(dim=1))
     return torch.cat(labels)

@@ -14,7 +14,7 @@ from sk_rqkplus._beam import BeamCodebooks, beam_search
 from sk_rqkplus._nearest import Codewords, nearest_in_tile, tile_rows
 from sk_rqkplus._points import Points
 from sk_rqkplus._refine import refine_codebooks
-from sk_rqkplus._rounding import FLOAT32_ROUNDOFF
+from sk_rqkplus._rounding import FLOAT32_ROUNDOFF, row_sums
 from sk_rqkplus._scores import Scores, Selection
 from sk_rqkplus._threads import join_chunks, map_chunks, scratch
 
@@ -252,7 +252,7 @@ class Leftover:
         squares : Tensor of shape (n_samples,), float64
             The same for copies of a row.
         """
-        return self._join(lambda tile: self.take(tile).double().square().sum(1))
+        return self._join(lambda tile: row_sums(self.take(tile).double().square()))
 
     def exact(self, index: Tensor) -> Tensor:
         """Residuals in float64.
@@ -380,7 +380,7 @@ class Leftover:
         if len(selection) < len(self):
             inside = selection.inside(0, len(self))
             index = torch.as_tensor(inside, device=self.device)
-        return Scores(self, codebook, index, sizes=selection.sizes())
+        return Scores(self, codebook, index, sizes=selection.sizes(self.device))
 
     def distinct(self, index: slice, by: Callable[[Tensor], Tensor]) -> np.ndarray:
         """Distinct values of some residuals.

@@ -1,4 +1,4 @@
-"""Bounds of what rounding does."""
+"""Bounds of what rounding does, and sums that it does the same to wherever they are."""
 
 import torch
 from torch import Tensor
@@ -14,6 +14,31 @@ def row_norms(rows: Tensor) -> Tensor:
     # Squares of small values are zero.
     lost = (n_features * SMALLEST) ** 0.5
     return rows.norm(dim=1) * (1 + 2 * n_features * FLOAT32_ROUNDOFF) + lost
+
+
+def row_sums(values: Tensor) -> Tensor:
+    """Sums over the last axis, of which each depends on its own values alone.
+
+    A GPU adds in an order that depends on how many rows there are and on where they
+    begin in memory. Copies of a row would differ in the last bit.
+
+    Parameters
+    ----------
+    values : Tensor of shape (..., n_values)
+        Overwritten on a GPU.
+
+    Returns
+    -------
+    sums : Tensor of shape (...)
+        In the type of the values.
+    """
+    if values.device.type == "cpu":
+        return values.sum(-1)
+    while (width := values.shape[-1]) > 1:
+        half = (width + 1) // 2
+        values[..., : width - half] += values[..., half:]
+        values = values[..., :half]
+    return values.squeeze(-1)
 
 
 def input_roundoff(device: torch.device) -> float:

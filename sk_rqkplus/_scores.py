@@ -13,7 +13,9 @@ from torch import Tensor
 
 from sk_rqkplus._near import Near, NearTable, Shortlist, near_in, reach_of
 from sk_rqkplus._nearest import Codewords, best_two, tile_rows
+from sk_rqkplus._rounding import input_roundoff
 from sk_rqkplus._threads import (
+    CPU,
     block_rows,
     chunk_rows,
     fill_chunks,
@@ -76,9 +78,9 @@ class Selection:
         kept = np.delete(np.arange(stop - start), self.crowd[first:last] - start)
         return kept[-(start - first) % self.stride :: self.stride]
 
-    def sizes(self) -> list[int]:
-        """Number of the selected rows of every block."""
-        starts = np.arange(0, self.n_rows, block_rows(self.n_rows))
+    def sizes(self, device: torch.device = CPU) -> list[int]:
+        """Number of the selected rows of every block on a device."""
+        starts = np.arange(0, self.n_rows, block_rows(self.n_rows, device))
         before = starts - np.searchsorted(self.crowd, starts)
         ends = -(-np.append(before, self.n_rows - len(self.crowd)) // self.stride)
         return np.diff(ends).tolist()
@@ -161,8 +163,12 @@ class Scores:
 
     def _compute(self, tile: slice) -> Tensor:
         rows = self.source.take(tile if self.index is None else self.index[tile])
-        book = self.words.codebook
-        return torch.addmm(self.words.offsets, rows, book.T, alpha=-2)
+        words = self.words
+        if not input_roundoff(rows.device):
+            return torch.addmm(words.offsets, rows, words.codebook.T, alpha=-2)
+        # The caller of the fit lets products round, by which counts would be off.
+        offsets, rows = words.exact_offsets, rows.double()
+        return torch.addmm(offsets, rows, words.exact.T, alpha=-2).float()
 
     def exact_rows(self, index: Tensor) -> Tensor:
         """Rows in float64.

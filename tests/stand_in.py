@@ -2,9 +2,9 @@
 
 Its tensors say that they are on ``cuda:0`` and are as strict about it as those of a
 GPU: they do not mix with tensors of a CPU, and NumPy cannot have them. They are
-computed on the CPU, so that results are those of the CPU to the last bit, and what goes
-from one device to the other is counted. It tells nothing about speed, memory or
-rounding.
+computed on the CPU, so that results are those of the CPU, and what goes from one device
+to the other is counted. It tells nothing about speed, memory, rounding, or kernels that
+a GPU lacks.
 """
 
 from collections.abc import Iterator
@@ -20,6 +20,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 MOVES = {"to", "cpu", "cuda"}
 INDEXING = {"__getitem__", "__setitem__", "index_put_"}
+# These take no number of a CPU among tensors of a GPU.
+STRICT = {"cat", "stack", "concatenate", "addmm", "baddbmm"}
 # The CPU has to wait for a number.
 WAITS = {"item", "equal", "nonzero", "unique", "bincount", "repeat_interleave"}
 WAITS |= {"tolist", "__bool__", "__int__", "__float__", "__index__", "masked_select"}
@@ -73,7 +75,7 @@ class OnGPU(Tensor):
             elif there(args[0]) != there(args[1]):
                 count(args[1], up=there(args[0]))
                 return args[0].copy_(args[1])
-            traffic.calls += 1
+            traffic.calls += name not in ("__get__", "size", "dim", "__len__")
             traffic.waits += name in WAITS
             kwargs = {k: CPU if k == "device" else v for k, v in kwargs.items()}
             return tree_map(put, func(*args, **kwargs))
@@ -103,13 +105,17 @@ def count(tensor: Tensor, *, up: bool) -> None:
 
 def check(name: str, args: tuple, kwargs: dict) -> None:
     """Refuse to mix devices; numbers, and indices from a CPU, are allowed."""
-    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-    for tensor in tensors:
-        if tensor.dim() and not there(tensor):
-            if name not in INDEXING or tensor is args[0]:
+    index = tensors_in(args[1]) if name in INDEXING else []
+    for tensor in tensors_in((args, kwargs)):
+        if not there(tensor) and (tensor.dim() or name in STRICT or tensor is args[0]):
+            if not any(tensor is other for other in index):
                 raise RuntimeError(f"{name} got tensors of cuda:0 and of the CPU")
             count(tensor, up=True)
-        traffic.waits += name in INDEXING and tensor.dtype == torch.bool
+    traffic.waits += any(tensor.dtype == torch.bool for tensor in index)
+
+
+def tensors_in(tree: object) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 def move(name: str, tensor: Tensor, *args, **kwargs) -> Tensor:
@@ -140,7 +146,7 @@ class Factories(TorchFunctionMode):
         if torch.device(kwargs.get("device") or "cpu").type != "cuda":
             return func(*args, **kwargs)
         if name == "as_tensor" and there(args[0]):
-            return args[0]
+            return put(func(*args, **{**kwargs, "device": CPU}))
         made = func(*args, **{**kwargs, "device": CPU})
         if name in ("as_tensor", "tensor"):
             count(made, up=True)
@@ -175,7 +181,7 @@ def gpu() -> Iterator[Traffic]:
             answer = patch.object(torch.cuda, name, lambda *_, said=said: said)
             stack.enter_context(answer)
         # Draws from a generator of a GPU differ, and there is none to ask.
-        stack.enter_context(patch("torch.Generator", lambda *_: new_generator()))
+        stack.enter_context(patch("torch.Generator", lambda *_, **__: new_generator()))
         # Other threads do not know of it.
         stack.enter_context(patch("sk_rqkplus._threads.n_workers", lambda: 1))
         stack.enter_context(Factories())
