@@ -11,11 +11,11 @@ from functools import partial, reduce
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding_bag
 
 from sk_rqkplus._balance import capacities, lower_imbalance
 from sk_rqkplus._cells import MOST_MOVABLE, exact_prices
 from sk_rqkplus._journal import NO_JOURNAL, Journal
+from sk_rqkplus._members import Stats, member_sums
 from sk_rqkplus._nearest import Codewords, nearest
 from sk_rqkplus._outline import LEAST_CODEWORDS, LEAST_FEATURES
 from sk_rqkplus._points import Points
@@ -29,11 +29,10 @@ from sk_rqkplus._scores import (
     Scores,
     Selection,
 )
+from sk_rqkplus._swaps import swap
 from sk_rqkplus._threads import join_chunks, one_thread
 
 CHUNK_ROWS = 16_384
-# Members are added in float32 in runs of so many, and the runs in float64.
-RUN_ROWS = 64
 # Lloyd begins on so many rows per codeword, in so many leading directions, and goes on
 # in all directions on so many, where rows are at least twice as many.
 COARSE_ROWS, COARSE_FEATURES = 128, 64
@@ -41,6 +40,8 @@ SAMPLE_ROWS, MOST_SAMPLE_ROWS = 512, 2**20
 # Codewords that rounding alone keeps from the means have settled: what is left is such
 # a share of the sum of squares.
 LEAST_TOL = 1e-12
+# Codewords change places so often in the coarse stage, after so many iterations each.
+SWAP_ROUNDS, SWAP_EVERY = 4, 3
 # How far codewords go towards the means of their members; 1 is Lloyd's step. A factor
 # between 0 and 2 lowers the inertia; this ends 0.6 % lower after as many iterations.
 RELAXATION = 1.5
@@ -128,36 +129,6 @@ def _bytes_to_balance(n_rows: int, n_seen: int, kept: bool, n_codewords: int) ->
 
 
 @dataclass
-class Stats:
-    """Sums and counts of the members of every codeword; adds up over sets of rows."""
-
-    sums: Tensor
-    counts: Tensor
-
-    def merge(self, other: "Stats") -> "Stats":
-        """Statistics of two sets of rows together, in float64.
-
-        Addition commutes but rounds: blocks are merged in the order of their rows.
-        """
-        return Stats(self.sums + other.sums, self.counts + other.counts)
-
-    def means(self) -> Tensor:
-        """Mean of the members of every codeword, zero where there are none."""
-        return (self.sums / self.counts.clamp(min=1)[:, None]).float()
-
-    def inertia(self, codebook: Tensor, squares: float) -> float:
-        """Sum of squared distances to the codewords of rows with such squares."""
-        book = codebook.double()
-        cross = (self.sums * book).sum(1) * 2 - book.square().sum(1) * self.counts
-        return squares - float(cross.sum())
-
-    def excess(self, codebook: Tensor) -> float:
-        """What the inertia falls by if every codeword goes to the mean of its rows."""
-        away = self.sums - codebook.double() * self.counts[:, None]
-        return float((away.square().sum(1) / self.counts.clamp(min=1)).sum())
-
-
-@dataclass
 class Level:
     """A fitted codebook.
 
@@ -213,67 +184,6 @@ def partial_stats(
     """
     labels = points.assign(codebook, prices)
     return member_sums(points.rows, labels, len(codebook), exact=exact)
-
-
-def member_sums(
-    rows: Tensor, labels: Tensor, n_codewords: int, *, exact: bool = True
-) -> Stats:
-    """Sums and counts of the rows of every label.
-
-    Parameters
-    ----------
-    rows : Tensor of shape (n_rows, n_features), float32
-        Rows.
-
-    labels : Tensor of shape (n_rows,), int64
-        Codeword of each.
-
-    n_codewords : int
-        Size of the codebook.
-
-    exact : bool, default=True
-        Add in float64 throughout, so that the mean of copies is the row itself. If
-        not, short runs of members are added in float32, which is several times faster.
-
-    Returns
-    -------
-    stats : Stats
-        Float64, added in the order of the rows.
-    """
-    counts = torch.bincount(labels, minlength=n_codewords)
-    order = order_by(labels)
-    first = torch.cumsum(counts, 0) - counts
-    every = torch.arange(len(rows), device=rows.device)
-    if exact:
-        sums = embedding_bag(every, rows[order].double(), first, mode="sum")
-        return Stats(sums, counts)
-    # Runs of members, few enough to be added in float32.
-    n_runs = (counts + RUN_ROWS - 1) // RUN_ROWS
-    first_run = torch.cumsum(n_runs, 0) - n_runs
-    codeword = torch.repeat_interleave(n_runs)
-    place = torch.arange(len(codeword), device=rows.device) - first_run[codeword]
-    runs = embedding_bag(order, rows, first[codeword] + place * RUN_ROWS, mode="sum")
-    every = torch.arange(len(runs), device=rows.device)
-    return Stats(embedding_bag(every, runs.double(), first_run, mode="sum"), counts)
-
-
-def order_by(labels: Tensor) -> Tensor:
-    """Stable order of labels; NumPy sorts short integers by radix.
-
-    Parameters
-    ----------
-    labels : Tensor of shape (n_rows,), int64
-        Non-negative integers.
-
-    Returns
-    -------
-    order : Tensor of shape (n_rows,), int64
-        Indices that sort them.
-    """
-    if labels.device.type != "cpu" or (len(labels) and int(labels.max()) >= 2**16):
-        return torch.argsort(labels, stable=True)
-    short = labels.numpy().astype(np.uint16)
-    return torch.from_numpy(short.argsort(kind="stable"))
 
 
 def sum_of_squares(points: Points) -> float:
@@ -383,15 +293,31 @@ def _start(
     else:
         chosen = rng.choice(len(rows), size, replace=False)
     index = torch.as_tensor(chosen, device=rows.device)
-    coarse = lloyd(Points(few), few[index], max_iter, tol)
-    labels = nearest(few, Codewords(coarse.codebook))
+    codebook = _settle(Points(few), few[index], max_iter, tol, rng)
+    labels = nearest(few, Codewords(codebook))
     if len(rows) == len(points):
         # In all directions, they are a good guess.
-        points.remember(coarse.codebook, labels)
+        points.remember(codebook, labels)
     stats = member_sums(rows, labels, size, exact=False)
     means, empty = stats.means(), stats.counts == 0
     means[empty] = rows[index[empty]]
     return means
+
+
+def _settle(
+    points: Points,
+    codebook: Tensor,
+    max_iter: int,
+    tol: float,
+    rng: np.random.RandomState,
+) -> Tensor:
+    """Codewords that have settled, after some changed places."""
+    for _ in range(SWAP_ROUNDS):
+        codebook = lloyd(points, codebook, min(SWAP_EVERY, max_iter), tol).codebook
+        codebook, n_swaps = swap(points, codebook, rng)
+        if n_swaps == 0:
+            break
+    return lloyd(points, codebook, max_iter, tol).codebook
 
 
 def _on_a_sample(

@@ -13,7 +13,7 @@ from sk_rqkplus._outline import (
     leading_axes,
     outline_rows,
 )
-from sk_rqkplus._threads import block_rows, run_chunks
+from sk_rqkplus._threads import block_rows, map_items
 
 Result = TypeVar("Result")
 
@@ -125,8 +125,6 @@ class Points:
 
     def map(self, function: Callable[..., Result], *args: Any) -> Iterator[Result]:
         """What a function returns for every block and some arguments, in order."""
-        blocks = self.blocks()
-        one_each = [slice(i, i + 1) for i in range(len(blocks))]
-        return run_chunks(
-            lambda i: function(blocks[i.start], *args), one_each, self.device
+        return map_items(
+            lambda block: function(block, *args), self.blocks(), self.device
         )

@@ -18,6 +18,7 @@ import torch
 from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 # Few rows are parted into so many chunks, unless these get too small to be worth it.
@@ -296,6 +297,14 @@ def run_chunks(
             return
         for i in range(0, len(chunks), WINDOW):
             yield from _in_parallel(function, chunks[i : i + WINDOW], workers - 1)
+
+
+def map_items(
+    function: Callable[[Item], Result], items: Sequence[Item], device: torch.device
+) -> Iterator[Result]:
+    """Apply a function to items, such as blocks of rows, see :func:`map_chunks`."""
+    one_each = split_rows(len(items), 1)
+    return run_chunks(lambda one: function(items[one.start]), one_each, device)
 
 
 def join_chunks(

@@ -73,7 +73,7 @@ LAYERS = [
         "_rounding",
         "_treemap",
     },
-    {"_moments", "_neighbours", "_outline", "_prefix_tree", "_rough"},
+    {"_members", "_moments", "_neighbours", "_outline", "_prefix_tree", "_rough"},
     {
         "_nearest",
         "_augment",
@@ -99,7 +99,7 @@ LAYERS = [
         "_scores",
         "scorers",
     },
-    {"_balance"},
+    {"_balance", "_swaps"},
     {"_cells"},
     {"_matrix_files", "_token_files", "_tokens", "_vocabulary"},
     {"_residual", "_catalogue", "_token_json", "_token_parquet", "_trie"},

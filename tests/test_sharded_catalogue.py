@@ -227,6 +227,30 @@ def test_no_changed_byte_makes_another_id(filled):
     assert n_refused > 50
 
 
+def test_no_reader_sees_metadata_that_changed(filled):
+    part = next(filled.path.rglob("part-*.parquet"))
+    data = part.read_bytes()
+    length = int.from_bytes(data[-8:-4], "little")
+    for at in range(-8 - length, 0, 7):
+        changed = bytearray(data)
+        changed[at] ^= 1 << (at % 8)
+        part.write_bytes(changed)
+        with pytest.raises(ValueError, match="parquet should end as it was written"):
+            ShardedCatalogue(filled.path)
+
+
+def test_a_catalogue_of_an_earlier_version_is_read(filled, monkeypatch):
+    def read(*args, read=catalogue.read_store, **kwargs):
+        files, values = read(*args, **kwargs)
+        files.pop("end_crc", None)
+        return files, values
+
+    monkeypatch.setattr(catalogue, "read_store", read)
+    assert_array_equal(
+        ShardedCatalogue(filled.path).lookup(range(100)), filled.lookup(range(100))
+    )
+
+
 def test_damage_is_refused(filled, tmp_path):
     part = next(filled.path.rglob("part-*.parquet"))
     data = part.read_bytes()

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import uuid
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike
@@ -399,7 +400,20 @@ class ShardedCatalogue:
                         f"{path} should be a file of {n_bytes} bytes, as it was "
                         "written. Use a copy of the catalogue."
                     )
+            self._check_ends(number, files)
             self._appends.append(files)
+
+    def _check_ends(self, number: int, files: dict[str, np.ndarray]) -> None:
+        """Refuse files whose metadata changed: Parquet's readers may crash on them."""
+        if "end_crc" not in files:  # as in catalogues of earlier versions
+            return
+        for level, crc in zip(files["level_0"], files["end_crc"], strict=True):
+            path = self._part(number, level)
+            if _crc_of_end(path) != crc:
+                raise ValueError(
+                    f"{path} should end as it was written, but was changed. Use a "
+                    "copy of the catalogue."
+                )
 
     def check_model(self, model: Any) -> None:
         """Refuse a model that the catalogue does not belong to.
@@ -490,7 +504,7 @@ class ShardedCatalogue:
         number = len(self._appends)
         folder = staged / f"append={number}"
         files: dict[str, list] = {
-            name: [] for name in ("level_0", "n_rows", "n_bytes", "sha256")
+            name: [] for name in ("level_0", "n_rows", "n_bytes", "sha256", "end_crc")
         }
         for group, rows in spill.groups():
             for level, part in self._identified(group, rows, known, model, options):
@@ -499,6 +513,8 @@ class ShardedCatalogue:
                 files["n_rows"].append(len(part))
                 files["n_bytes"].append(n_bytes)
                 files["sha256"].append(np.frombuffer(bytes.fromhex(sha256), np.uint8))
+                path = folder / f"level_0={level}" / PART
+                files["end_crc"].append(_crc_of_end(path))
         arrays = {name: np.array(values) for name, values in files.items()}
         write_store(folder / FILES, arrays, {}, kind="append", version=FORMAT_VERSION)
         _publish(folder, self.path / folder.name)
@@ -573,6 +589,16 @@ def _write_part(folder: Path, part: Any) -> tuple[int, str]:
     sync_file(folder / PART)
     sync_folder(folder)
     return measure(folder / PART)
+
+
+def _crc_of_end(path: Path) -> int:
+    """CRC-32 of the metadata at the end of a Parquet file; pages have one each."""
+    n_bytes = path.stat().st_size
+    with open(path, "rb") as file:
+        file.seek(-8, os.SEEK_END)
+        length = int.from_bytes(file.read(4), "little")
+        file.seek(max(0, n_bytes - 8 - length))
+        return zlib.crc32(file.read())
 
 
 @contextmanager
