@@ -313,9 +313,9 @@ def _settle(
 ) -> Tensor:
     """Codewords that have settled, after some changed places."""
     for _ in range(SWAP_ROUNDS):
-        codebook = lloyd(points, codebook, min(SWAP_EVERY, max_iter), tol).codebook
-        codebook, n_swaps = swap(points, codebook, rng)
-        if n_swaps == 0:
+        level = lloyd(points, codebook, min(SWAP_EVERY, max_iter), tol)
+        codebook, spared = swap(points, level.codebook, rng)
+        if spared <= tol * level.inertia:
             break
     return lloyd(points, codebook, max_iter, tol).codebook
 

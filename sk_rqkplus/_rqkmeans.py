@@ -67,13 +67,14 @@ class RQKMeans(BaseQuantizer):
         ``n_samples / n_codewords``. 0 allows the two whole numbers next to it.
 
     init : {"k-means++", "random"}, default="k-means++"
-        How the first codewords of a level are drawn from the rows.
+        How the first codewords of a level are drawn from the rows. Early on, those that
+        spare little error go to where one more spares much.
 
     n_init : int, default=1
         Runs of k-means per level, of which the one of least error is kept.
 
     max_iter : int, default=25
-        Most Lloyd iterations of a run over all rows. A balanced level takes 8 more.
+        Most Lloyd iterations of a run over all rows. A balanced level takes 9 more.
 
     tol : float, default=5e-4
         A run ends when codewords at the means of their members would lower the error by

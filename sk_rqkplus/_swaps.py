@@ -33,7 +33,7 @@ PRODUCTS = 2
 
 def swap(
     points: Points, codebook: Tensor, rng: np.random.RandomState
-) -> tuple[Tensor, int]:
+) -> tuple[Tensor, float]:
     """Take codewords that spare little, and halve the members of others with them.
 
     Parameters
@@ -52,8 +52,9 @@ def swap(
     codebook : Tensor of shape (n_codewords, n_features), float32
         Codewords, to be settled again.
 
-    n_swaps : int
-        How many were taken.
+    spared : float
+        By how much the sum of squared distances falls, roughly; zero where none was
+        taken.
 
     References
     ----------
@@ -75,16 +76,17 @@ def swap(
     parts = reduce(Stats.merge, map_items(halve, blocks, device))
     halves = parts.means().view(len(words), 2, -1)
     apart = (halves - means[:, None]).double().square().sum(2)
-    gain = (apart * parts.counts.view(len(words), 2)).sum(1)
-    pairs = list(_pairs(gain.tolist(), loss.tolist(), _neighbours(words).tolist()))
-    swapped = codebook.clone()
-    for taken, halved in pairs:
+    gain = (apart * parts.counts.view(len(words), 2)).sum(1).tolist()
+    cost = (WORTH * loss).tolist()
+    swapped, spared = codebook.clone(), 0.0
+    for taken, halved in _pairs(gain, cost, _neighbours(words).tolist()):
         swapped[[taken, halved]] = halves[halved]
-    return swapped, len(pairs)
+        spared += gain[halved] - cost[taken]
+    return swapped, spared
 
 
 def _pairs(
-    gain: list[float], loss: list[float], near: list[int]
+    gain: list[float], cost: list[float], near: list[int]
 ) -> Iterator[tuple[int, int]]:
     """Codewords to take, and others whose members they halve.
 
@@ -93,8 +95,8 @@ def _pairs(
     gain : list of float
         What halving the members of each spares.
 
-    loss : list of float
-        What its members cost if it is taken.
+    cost : list of float
+        What it costs to take it.
 
     near : list of int
         Its nearest neighbour, which is to take them over.
@@ -102,21 +104,24 @@ def _pairs(
     Yields
     ------
     taken, halved : int
-        The largest gain that is left, for the least loss.
+        The largest gain that is left, for the least cost.
     """
     numbers = range(len(gain))
-    givers = iter(sorted(numbers, key=loss.__getitem__))
+    givers = iter(sorted(numbers, key=cost.__getitem__))
+    # Who takes members over is not taken as well.
     touched: set[int] = set()
+    needed: set[int] = set()
     takers = sorted(numbers, key=gain.__getitem__, reverse=True)
     for halved in takers[: int(MOST * len(gain))]:
         if halved in touched:
             continue
         touched.add(halved)
-        free = (k for k in givers if k not in touched and near[k] not in touched)
+        free = (k for k in givers if not ({k, near[k]} & touched or k in needed))
         taken = next(free, None)
-        if taken is None or gain[halved] <= WORTH * loss[taken]:
+        if taken is None or gain[halved] <= cost[taken]:
             return
         touched.add(taken)
+        needed.add(near[taken])
         yield taken, halved
 
 
