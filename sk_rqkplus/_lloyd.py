@@ -311,13 +311,20 @@ def _settle(
     tol: float,
     rng: np.random.RandomState,
 ) -> Tensor:
-    """Codewords that have settled, after some changed places."""
-    for _ in range(SWAP_ROUNDS):
-        level = lloyd(points, codebook, min(SWAP_EVERY, max_iter), tol)
-        codebook, spared = swap(points, level.codebook, rng)
-        if spared <= tol * level.inertia:
+    """Codewords that have settled, after some changed places where that is better."""
+    squares = sum_of_squares(points)
+    # As many iterations for each, since their errors are compared.
+    n_iter = min(SWAP_EVERY, max_iter)
+    best = lloyd(points, codebook, n_iter, 0.0, squares=squares)
+    for _ in range(SWAP_ROUNDS if len(codebook) > 2 else 0):
+        swapped, spared = swap(points, best.codebook, rng)
+        if spared <= max(tol * best.inertia, LEAST_TOL * squares):
             break
-    return lloyd(points, codebook, max_iter, tol).codebook
+        level = lloyd(points, swapped, n_iter, 0.0, squares=squares)
+        if level.inertia >= best.inertia:
+            break
+        best = level
+    return lloyd(points, best.codebook, max_iter, tol, squares=squares).codebook
 
 
 def _on_a_sample(

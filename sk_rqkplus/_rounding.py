@@ -38,7 +38,8 @@ def row_sums(values: Tensor) -> Tensor:
         half = (width + 1) // 2
         values[..., : width - half] += values[..., half:]
         values = values[..., :half]
-    return values.squeeze(-1)
+    # Not a view, which would keep all values.
+    return values.squeeze(-1).clone()
 
 
 def input_roundoff(device: torch.device) -> float:

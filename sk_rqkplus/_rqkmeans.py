@@ -74,7 +74,8 @@ class RQKMeans(BaseQuantizer):
         Runs of k-means per level, of which the one of least error is kept.
 
     max_iter : int, default=25
-        Most Lloyd iterations of a run over all rows. A balanced level takes 9 more.
+        Most Lloyd iterations of a run over all rows; its start on a few rows takes up
+        to 15 more there. A balanced level takes 9 more.
 
     tol : float, default=5e-4
         A run ends when codewords at the means of their members would lower the error by

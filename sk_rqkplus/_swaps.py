@@ -19,7 +19,7 @@ from torch.nn.functional import normalize
 from sk_rqkplus._members import Stats, member_sums
 from sk_rqkplus._nearest import Codewords, best_two, tile_rows
 from sk_rqkplus._points import Points
-from sk_rqkplus._threads import join_chunks, map_items
+from sk_rqkplus._threads import join_chunks, map_items, scratch
 
 # What one more codeword spares in the end is more than halves of its members tell, and
 # what one less costs is less, since others come nearer. They change places where the
@@ -35,6 +35,8 @@ def swap(
     points: Points, codebook: Tensor, rng: np.random.RandomState
 ) -> tuple[Tensor, float]:
     """Take codewords that spare little, and halve the members of others with them.
+
+    What they spare is rounded: it decides where codewords go, and not which is nearest.
 
     Parameters
     ----------
@@ -76,12 +78,15 @@ def swap(
     parts = reduce(Stats.merge, map_items(halve, blocks, device))
     halves = parts.means().view(len(words), 2, -1)
     apart = (halves - means[:, None]).double().square().sum(2)
-    gain = (apart * parts.counts.view(len(words), 2)).sum(1).tolist()
+    counts = parts.counts.view(len(words), 2)
+    # Copies may all be on one side of what their mean is rounded to.
+    gain = ((apart * counts).sum(1) * (counts > 0).all(1)).tolist()
     cost = (WORTH * loss).tolist()
-    swapped, spared = codebook.clone(), 0.0
-    for taken, halved in _pairs(gain, cost, _neighbours(words).tolist()):
-        swapped[[taken, halved]] = halves[halved]
-        spared += gain[halved] - cost[taken]
+    pairs = list(_pairs(gain, cost, _neighbours(words).tolist()))
+    swapped, spared = codebook.clone(), sum(gain[h] - cost[t] for t, h in pairs)
+    if pairs:
+        index = torch.tensor(pairs, device=device)
+        swapped[index] = halves[index[:, 1]]
     return swapped, spared
 
 
@@ -108,7 +113,7 @@ def _pairs(
     """
     numbers = range(len(gain))
     givers = iter(sorted(numbers, key=cost.__getitem__))
-    # Who takes members over is not taken as well.
+    # Who takes members over is not taken as well; its own may be halved.
     touched: set[int] = set()
     needed: set[int] = set()
     takers = sorted(numbers, key=gain.__getitem__, reverse=True)
@@ -172,7 +177,8 @@ def _members_of(points: Points, words: Codewords) -> _Members:
     labels, behind = [], []
     step = tile_rows(len(words), points.rows.shape[1], points.device)
     for tile in points.rows.split(step):
-        scores = torch.addmm(words.offsets, tile, words.codebook.T, alpha=-2)
+        scores = scratch("scores", (len(tile), len(words)), tile.device)
+        torch.addmm(words.offsets, tile, words.codebook.T, alpha=-2, out=scores)
         label, best, next_best = best_two(scores)
         labels.append(label)
         behind.append(next_best - best)

@@ -52,7 +52,7 @@ def test_what_is_best_stays():
     assert torch.equal(found, book)
 
 
-def test_loss_and_gain_are_those_of_brute_force():
+def test_loss_is_that_of_brute_force():
     rng = np.random.RandomState(0)
     rows = torch.from_numpy(rng.randn(5000, 4)).float()
     rows[:, 0] *= 3
@@ -99,6 +99,10 @@ PAIRS = [
     ([9.0, 1.0, 1.0], [50.0, 9.0, 20.0], [1, 0, 0], []),
     # A codeword is not taken together with the neighbour that takes over.
     ([9.0, 8.0, 0.0, 0.0], [50.0, 50.0, 1.0, 2.0], [1, 0, 3, 2], [(2, 0)]),
+    # The members of that neighbour may be halved.
+    ([9.0, 8.0, 0, 0], [50.0, 50.0, 3, 1], [1, 2, 0, 1], [(3, 0)]),
+    ([9.0, 8.0, 0, 0], [50.0, 50.0, 3, 1], [1, 2, 3, 1], [(3, 0)]),
+    ([9.0, 8.0, 0, 0, 0], [50.0, 50.0, 3, 1, 60], [1, 2, 4, 1, 0], [(3, 0), (2, 1)]),
     # None halves its own members, nor is one taken that was halved.
     ([9.0], [1.0], [0], []),
     ([9.0, 8.0], [1.0, 2.0], [1, 0], []),
@@ -121,15 +125,38 @@ def test_at_most_a_share_changes_places():
 
 
 def test_copies_and_empty_codewords_do_no_harm():
-    rows = torch.zeros(100, 3)
-    rows[50:] = 1.0
-    book = torch.tensor([[0.0] * 3, [1.0] * 3, [7.0] * 3, [8.0] * 3])
+    # Their mean is not the row to the last bit.
+    rows = torch.full((200, 3), 0.1)
+    rows[100:] = 0.7
+    book = torch.tensor([[0.1] * 3, [0.7] * 3, [7.0] * 3, [8.0] * 3])
     found, _ = swap(Points(rows), book, np.random.RandomState(0))
     assert torch.isfinite(found).all()
     assert error(rows, found) == 0
     one, spared = swap(Points(rows), book[:1], np.random.RandomState(0))
     assert spared == 0
     assert torch.equal(one, book[:1])
+
+
+def test_noise_gets_no_worse():
+    rng = np.random.RandomState(0)
+    rows = torch.from_numpy(rng.randn(8192, 64)).float()
+    points, book = Points(rows), rows[:64]
+    plain = lloyd(points, book, 25, 1e-3).codebook
+    found = _lloyd._settle(points, book, 25, 1e-3, rng)
+    assert error(rows, found) < 1.001 * error(rows, plain)
+
+
+def test_threads_do_not_matter():
+    rng = np.random.RandomState(0)
+    rows = torch.from_numpy(rng.randn(12_000, 10)).float()
+    found, before = [], torch.get_num_threads()
+    for n_threads in (1, 2, 3):
+        torch.set_num_threads(n_threads)
+        found.append(swap(Points(rows), rows[:40], np.random.RandomState(0)))
+    torch.set_num_threads(before)
+    for codebook, spared in found[1:]:
+        assert torch.equal(codebook, found[0][0])
+        assert spared == found[0][1] > 0
 
 
 @pytest.mark.parametrize("n_codewords", [16, 200])

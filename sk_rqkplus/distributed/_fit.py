@@ -568,9 +568,8 @@ def fit_engine(estimator: RQKMeans, engine: Engine) -> RQKMeans:
         The same, without ``codes_``, ``ids_`` and ``catalogue_``.
     """
     estimator._validate_params()
-    if torch.device(estimator._resolve_device()).type != "cpu" and (
-        estimator.device != "auto"
-    ):
+    # Where it is "auto", nobody asks for a GPU, which would begin to use it.
+    if estimator.device != "auto" and estimator._resolve_device().type != "cpu":
         raise ValueError(
             f"device={estimator.device!r} should be 'auto' or 'cpu': engines compute "
             "on CPUs. Fit on a GPU with RQKMeans and max_samples."

@@ -28,6 +28,8 @@ ABOUT, FILES = "_catalogue", "_files"
 PART = "part-0.parquet"
 APPEND = re.compile(r"append=(\d+)")
 BUFFER_BYTES = 2**27
+# No metadata of a file are longer.
+MOST_METADATA = 2**26
 
 
 class Appended(NamedTuple):
@@ -404,7 +406,7 @@ class ShardedCatalogue:
             self._appends.append(files)
 
     def _check_ends(self, number: int, files: dict[str, np.ndarray]) -> None:
-        """Refuse files whose metadata changed: Parquet's readers may crash on them."""
+        """Refuse files whose last part changed: Parquet's readers may crash on it."""
         if "end_crc" not in files:  # as in catalogues of earlier versions
             return
         for level, crc in zip(files["level_0"], files["end_crc"], strict=True):
@@ -592,12 +594,12 @@ def _write_part(folder: Path, part: Any) -> tuple[int, str]:
 
 
 def _crc_of_end(path: Path) -> int:
-    """CRC-32 of the metadata at the end of a Parquet file; pages have one each."""
-    n_bytes = path.stat().st_size
+    """CRC-32 of the metadata at the end of a Parquet file."""
     with open(path, "rb") as file:
-        file.seek(-8, os.SEEK_END)
+        n_bytes = file.seek(-8, os.SEEK_END) + 8
         length = int.from_bytes(file.read(4), "little")
-        file.seek(max(0, n_bytes - 8 - length))
+        # A changed length may be anything.
+        file.seek(max(0, n_bytes - 8 - min(length, MOST_METADATA)))
         return zlib.crc32(file.read())
 
 
