@@ -123,7 +123,8 @@ class Bounds:
     def gap(self, prices: np.ndarray, counts: np.ndarray) -> float:
         """Duality gap of an assignment of least score at such prices."""
         above, below = np.maximum(prices, 0), np.maximum(-prices, 0)
-        slack = above * (self.upper - counts) + below * (counts - self.lower)
+        # Counts beyond the bounds are no better for costing less.
+        slack = above * abs(self.upper - counts) + below * abs(counts - self.lower)
         return float(slack.sum())
 
 

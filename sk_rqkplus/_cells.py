@@ -1,6 +1,7 @@
 """Single rows move along cheapest paths until every count is within its bounds."""
 
 from dataclasses import dataclass
+from itertools import product
 from operator import itemgetter
 
 import numpy as np
@@ -20,13 +21,19 @@ MOVABLE_ROWS, NEAR_ROWS, LEAST_NEAR = 64, 16, 64
 FIRST_MOVABLE, MOST_MOVABLE = 2**23, 2**25
 # Values of rows in float64 that are taken at a time, and distances that are priced.
 EXACT_VALUES, PRICED_VALUES = 2**23, 2**20
-ROUNDS, PATIENCE = 8, 2
+ROUNDS, PATIENCE = 8, 64
 CENTRING_ROUNDS, ROOM_TRIALS, PATH_ROUNDS = 30, 10, 100
+
+NO_ROWS = np.empty(0, dtype=np.int64)
+# A node, the rows that go from there, and the node that they go to.
+Move = tuple[int, np.ndarray, int]
+# What counts come to, how, and at which prices.
+Way = tuple[tuple[int, float], list[Move], np.ndarray]
 
 
 def exact_prices(
     scores: Scores, prices: Tensor, tol: float
-) -> tuple[Tensor, float, int]:
+) -> tuple[Tensor, float, int, bool]:
     """Prices under which every count is within its bounds, to the last row.
 
     Parameters
@@ -50,8 +57,10 @@ def exact_prices(
         most.
 
     n_beyond : int
-        Rows by which counts are outside of their bounds in the end, unless copies that
-        no price can part are the reason; zero as a rule.
+        Rows by which counts are outside of their bounds in the end; zero as a rule.
+
+    parted : bool
+        Whether copies that no price can part may be the reason, and that of the gap.
     """
     n_rows, n_codewords = len(scores), len(scores.words)
     bounds = Bounds(n_rows, n_codewords, tol)
@@ -84,8 +93,7 @@ def exact_prices(
         del cells
     # The last of equals: its prices are in the middle, its gap is the smallest.
     violation, found, gap = min(reversed(tried), key=itemgetter(0))
-    n_beyond = 0 if parted else violation
-    return torch.as_tensor(found, device=prices.device), gap, n_beyond
+    return torch.as_tensor(found, device=prices.device), gap, violation, parted
 
 
 def _judged(cells: "Cells", prices: np.ndarray) -> tuple[int, np.ndarray, float]:
@@ -337,15 +345,19 @@ class Cells:
             Whether copies of a row move together, to counts within the bounds. If not,
             copies are parted where that is optimal, and brought together in the end.
         """
-        patience = PATIENCE * len(self.prices) if together else np.inf
+        least, patience = np.inf, PATIENCE
         while (excess := self._excess(together)).any() and patience > 0:
             # Copies that moved together may have changed what the next path needs.
-            paths = self._cheapest_paths(excess, 1 if together else len(excess))
+            most = 1 if together else len(excess)
+            left = np.abs(excess[:-1]).sum()
+            # And may go back and forth for ever.
+            patience = patience - 1 if together and left >= least else PATIENCE
+            least = min(least, left)
+            paths, self.prices = self._cheapest_paths(excess, most)
             if not paths:
                 break
             for path in paths:
-                self._move(path, together)
-            patience -= 1
+                self._move(self._moves(path, together))
         if not together:
             self._join_copies()
 
@@ -357,7 +369,9 @@ class Cells:
         excess[-1] = -excess.sum()
         return excess
 
-    def _cheapest_paths(self, excess: np.ndarray, most: int) -> list[list[int]]:
+    def _cheapest_paths(
+        self, excess: np.ndarray, most: int
+    ) -> tuple[list[list[int]], np.ndarray]:
         """Shortest paths from nodes with too many rows to those with too few.
 
         Prices rise until no path costs anything, so that all of them are as good as
@@ -375,8 +389,7 @@ class Cells:
             if not used[path[-1]]:
                 used[path], farthest = True, reached[taker]
                 paths.append(path[::-1])
-        self.prices = self.prices + farthest - np.minimum(reached, farthest)
-        return paths
+        return paths, self.prices + farthest - np.minimum(reached, farthest)
 
     def _distances(
         self, excess: np.ndarray, most: int
@@ -405,58 +418,104 @@ class Cells:
         # What is still waiting may be nearer by another way, but not than the last one.
         return np.where(np.isfinite(waiting), np.inf, reached), parent
 
-    def _move(self, path: list[int], together: bool) -> None:
-        """Move the nearest row along every edge of a path."""
-        last, moving = len(self.prices) - 1, []
+    def _moves(self, path: list[int], together: bool) -> list[Move]:
+        """The nearest row along every edge of a path, or all that are as near."""
+        moves, last, to = [], len(self.kept), self.table.to
         for origin, target in zip(path[:-1], path[1:], strict=True):
+            rows = NO_ROWS
+            if last not in (origin, target):
+                members = self.members[origin]
+                increase = to(members, target) - to(members, origin)
+                near = np.flatnonzero(increase == increase.min())
+                rows = members[near if together else near[:1]]
+            moves.append((origin, rows, target))
+        return moves
+
+    def _move(self, moves: list[Move]) -> None:
+        """Move rows from node to node."""
+        last = len(self.kept)
+        for origin, rows, target in moves:
             if target == last:
                 self.kept[origin] += 1
             elif origin == last:
                 self.kept[target] -= 1
             else:
-                members, to = self.members[origin], self.table.to
-                increase = to(members, target) - to(members, origin)
-                at = np.flatnonzero(increase == increase.min())
-                moving.append((origin, at if together else at[:1], target))
-        for origin, at, target in moving:
-            rows = self.members[origin][at]
-            self.members[origin] = np.delete(self.members[origin], at)
-            self._update(origin)
-            self.members[target] = np.append(self.members[target], rows)
-            increase = self.table.increases(rows, target, len(self.kept))
-            least = self.frontier[target, :-1]
-            np.minimum(least, increase, out=least)
-        for cell in set(path) - {last}:
-            self._update_ways(cell)
+                members = self.members[origin]
+                self.members[origin] = members[~np.isin(members, rows)]
+                self._update(origin)
+                self.members[target] = np.append(self.members[target], rows)
+                increase = self.table.increases(rows, target, last)
+                least = self.frontier[target, :-1]
+                np.minimum(least, increase, out=least)
+        for cell in {cell for origin, _, target in moves for cell in (origin, target)}:
+            if cell != last:
+                self._update_ways(cell)
 
     def _join_copies(self) -> None:
-        """Bring copies of a row together again, where the counts suit best.
+        """Bring copies of a row together again, where that costs least.
 
         Copies that were parted are indifferent between their cells, and a small change
         of prices moves all of them to one side. Where a row has many copies, the counts
         may end outside of their bounds by as many.
         """
+        label = self._labels()
+        for copies in self.table.copies():
+            if (label[copies] == label[copies[0]]).all():
+                continue
+            self.parted = True
+            ways = self._ways_together(copies, label[copies])
+            _, moves, self.prices = min(ways, key=itemgetter(0))
+            self._move(moves)
+            self._keep_counts()
+            label = self._labels()
+        self._keep_counts()
+
+    def _labels(self) -> np.ndarray:
+        """Cell of every row that may move."""
         label = np.empty(len(self.table.values), dtype=np.int64)
         for cell, members in enumerate(self.members):
             label[members] = cell
-        for copies in self.table.copies():
-            choices = np.unique(label[copies])
-            if len(choices) == 1:
-                continue
-            self.parted = True
-            counts = self.counts - np.bincount(label[copies], minlength=len(self.kept))
-            trials = counts + len(copies) * (np.arange(len(counts)) == choices[:, None])
-            costs = [
-                (self.bounds.violation(trial), self.bounds.gap(self.prices[:-1], trial))
-                for trial in trials
-            ]
-            label[copies] = choices[costs.index(min(costs))]
-            for cell in choices:
-                self.members[cell] = np.flatnonzero(label == cell)
-                self._update(cell)
+        return label
+
+    def _keep_counts(self) -> None:
+        """Keep the rows that there are, within the bounds."""
         self.kept = np.clip(self.counts, self.bounds.lower, self.bounds.upper)
         for cell in range(len(self.kept)):
             self._update_ways(cell)
+
+    def _ways_together(self, copies: np.ndarray, label: np.ndarray) -> list[Way]:
+        """Ways to bring parted copies into one cell.
+
+        All of them may go to one of their cells, and two counts are not what prices ask
+        for. Or one cell keeps a row more or less than prices ask for, and the copies
+        are on the path that this row takes.
+        """
+        ways, cells = [], np.unique(label).tolist()
+        for target in cells:
+            moves = [(c, copies[label == c], target) for c in cells if c != target]
+            ways.append((self._cost(moves, self.prices), moves, self.prices))
+        for cell, change in product(cells, (-1, 1)):
+            kept = self.kept[cell] + change
+            if self.bounds.lower <= kept <= self.bounds.upper:
+                excess = np.zeros(len(self.prices), dtype=np.int64)
+                excess[cell], excess[-1] = -change, change
+                paths, prices = self._cheapest_paths(excess, 1)
+                moves = self._moves(paths[0], together=True) if paths else []
+                after = label.copy()
+                for _, rows, target in moves:
+                    after[np.isin(copies, rows)] = target
+                if (after == after[0]).all():
+                    ways.append((self._cost(moves, prices), moves, prices))
+        return ways
+
+    def _cost(self, moves: list[Move], prices: np.ndarray) -> tuple[int, float]:
+        """By how much counts are beyond their bounds after some moves, and the gap."""
+        counts = np.append(self.counts, 0)
+        for origin, rows, target in moves:
+            counts[origin] -= len(rows)
+            counts[target] += len(rows)
+        counts, prices = counts[:-1], prices[:-1] - prices[-1]
+        return self.bounds.violation(counts), self.bounds.gap(prices, counts)
 
     def centred_prices(self, reach: float) -> np.ndarray:
         """Prices in the middle of the intervals that their cells allow.
@@ -480,6 +539,9 @@ class Cells:
             np.minimum(ways, still + self.start[cell] - self.start, out=ways)
             beyond = self.table.beyond(self.members[cell], cell, self.start)
             np.minimum(ways, beyond, out=ways)
+        # A count that is not what its price asks for has no say in the latter.
+        frontier[:-1, -1][prices[:-1] > prices[-1]] = np.inf
+        frontier[-1, :-1][prices[:-1] < prices[-1]] = np.inf
         np.fill_diagonal(frontier, np.inf)
         prices, room = _towards_the_middle(frontier, prices)
         if _cramped(room):

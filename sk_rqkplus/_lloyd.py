@@ -5,7 +5,7 @@ does not depend on the number of threads.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial, reduce
 
 import numpy as np
@@ -53,6 +53,9 @@ BASIS_ROWS = 4096
 # codeword that the others look at, and that are all rows.
 BALANCED_ITERATIONS, LAST_ITERATIONS = 9, 3
 BALANCED_ROWS, MOST_BALANCED_ROWS = 64, 512
+# Relative duality gap above which codewords move on where copies are the reason, and so
+# many places that they are tried at.
+LARGEST_GAP, MOST_TRIES = 1e-4, 4
 # One of so many rows, or fewer, are gathered in memory: blocks would have few of them.
 SPARSE = 64
 # Values of an outline of a row, of most levels or more.
@@ -500,20 +503,27 @@ def _balanced(
     tols = np.linspace(1, 0, BALANCED_ITERATIONS - LAST_ITERATIONS).tolist()
     tols += [0.0] * LAST_ITERATIONS
     for n_iter, tol in enumerate(tols[done:], done + 1):
-        last = n_iter == len(tols)
-        relaxation = 1.0 if last else RELAXATION
+        relaxation = 1.0 if n_iter == len(tols) else RELAXATION
         sample = few if tol > 0 else points
         scores = Scores(sample, codebook)
         tol = max(tol, balance_tol)
         prices = lower_imbalance(scores, prices, tol, len(few), loose=True)
-        sample.remember(codebook, scores.labels(prices))
-        stats = merged_stats(sample, codebook, exact=last)
-        before, codebook = codebook, step(stats, sample, codebook, relaxation)
-        prices = follow(prices, before, codebook, stats.counts, relaxation)
+        codebook, prices = _priced_step(sample, scores, prices, relaxation)
         tick()
         journal.save(codebook=codebook, prices=prices, n_iter=n_iter)
     n_iter = level.n_iter + BALANCED_ITERATIONS
     return Level(codebook, prices, n_iter, level.inertia, len(points))
+
+
+def _priced_step(
+    points: Points, scores: Scores, prices: Tensor, relaxation: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Codewords at the means of their members or beyond, and the prices there."""
+    codebook = scores.words.codebook
+    points.remember(codebook, scores.labels(prices))
+    stats = merged_stats(points, codebook, exact=relaxation == 1.0)
+    moved = step(stats, points, codebook, relaxation)
+    return moved, follow(prices, codebook, moved, stats.counts, relaxation)
 
 
 def follow(
@@ -569,13 +579,21 @@ class Balance:
     crowd : float
         Share of the rows that no price can tell apart, which the counts leave out.
     n_beyond : int
-        Rows by which the counts are outside of their bounds without such a reason.
+        Rows by which the counts are outside of their bounds.
+    parted : bool
+        Whether copies, which no price can part, may be the reason for these two.
     """
 
     prices: Tensor
     gap: float
     crowd: float
     n_beyond: int
+    parted: bool
+
+    @property
+    def n_unexplained(self) -> int:
+        """Rows beyond the bounds without such a reason."""
+        return 0 if self.parted else self.n_beyond
 
 
 @one_thread()
@@ -623,7 +641,7 @@ def balance_prices(
     n_rows = len(left) - len(crowd)
     if prices is not None and not prices.any():
         prices = None
-    gap, n_beyond, least = 0.0, 0, BALANCED_ROWS * len(codebook)
+    gap, n_beyond, parted, least = 0.0, 0, False, BALANCED_ROWS * len(codebook)
     # Prices of few rows are soon found, and close to those of more.
     sizes = [n_rows]
     while sizes[0] >= 8 * max(least, n_before):
@@ -640,8 +658,60 @@ def balance_prices(
     if prices is None:
         prices = torch.zeros(len(codebook), dtype=torch.float64, device=codebook.device)
     elif exact:
-        prices, gap, n_beyond = exact_prices(scores, prices, tol)
-    return Balance(prices, gap, len(crowd) / len(left), n_beyond)
+        prices, gap, n_beyond, parted = exact_prices(scores, prices, tol)
+    return Balance(prices, gap, len(crowd) / len(left), n_beyond, parted)
+
+
+def balance_level(
+    left: Leftover, level: Level, tol: float, points: Points | None = None
+) -> tuple[Level, Balance]:
+    """Prices for a level that balance all rows, to the last of them.
+
+    Where copies of a row are in the way, they may not be in that of codewords that have
+    moved on a little.
+
+    Parameters
+    ----------
+    left : Leftover
+        Rows to share out.
+
+    level : Level
+        A codebook, and prices close to balance.
+
+    tol : float
+        Relative deviation from equal counts that is allowed.
+
+    points : Points, optional
+        What codewords may move to the means of; None leaves them where they are.
+
+    Returns
+    -------
+    level : Level
+        Of all tries that whose counts are most within their bounds, and of these that
+        of the smallest gap.
+
+    balance : Balance
+        How well it is balanced.
+    """
+    # Of a sample, the error of all rows is known by that of a row.
+    error = max(level.inertia * len(left) / max(level.n_rows, 1), 1e-300)
+    # Of more rows, one that is not where it should be makes no difference.
+    small = len(left) <= BALANCED_ROWS * len(level.codebook)
+    tried: list[tuple[Level, Balance]] = []
+    while True:
+        balance = balance_prices(
+            left, level.codebook, tol, level.prices, n_before=level.n_rows
+        )
+        level = replace(level, prices=balance.prices, gap=balance.gap / error)
+        tried.append((level, balance))
+        in_the_way = balance.n_beyond > 0 or level.gap > LARGEST_GAP
+        last = not (small and balance.parted and in_the_way)
+        if last or points is None or len(tried) == MOST_TRIES:
+            break
+        scores = Scores(points, level.codebook)
+        codebook, prices = _priced_step(points, scores, level.prices)
+        level = replace(level, codebook=codebook, prices=prices)
+    return min(tried, key=lambda one: (one[1].n_beyond, one[1].gap))
 
 
 def crowded(left: Leftover, limit: int) -> Tensor:

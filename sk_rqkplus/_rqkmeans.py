@@ -22,6 +22,7 @@ from sk_rqkplus._journal import keep_journal
 from sk_rqkplus._lloyd import (
     BALANCED_ITERATIONS,
     Level,
+    balance_level,
     balance_prices,
     bytes_to_fit,
     count_distinct,
@@ -404,7 +405,7 @@ class RQKMeans(BaseQuantizer):
             tick=tick,
             journal=journal,
         )
-        return self._balance(left, level, number, flag)
+        return self._balance(left, level, number, flag, sample.points)
 
     def _advance(self, left, level):
         """Subtract a level from the rows."""
@@ -440,15 +441,11 @@ class RQKMeans(BaseQuantizer):
                 words = Codewords(level.codebook, level.prices)
                 sample.advance(words)
 
-    def _balance(self, left, level, number, flag):
+    def _balance(self, left, level, number, flag, points=None):
         """Give a level that should have them prices that balance all rows."""
         if not flag or len(level.codebook) == 1:
             return level
-        balance = balance_prices(
-            left, level.codebook, self.balance_tol, level.prices, n_before=level.n_rows
-        )
-        level.prices = balance.prices
-        level.gap = balance.gap / max(level.inertia, 1e-300)
+        level, balance = balance_level(left, level, self.balance_tol, points)
         if balance.crowd > CROWD:
             _, upper = capacities(len(left), len(level.codebook), self.balance_tol)
             warn(
@@ -458,5 +455,5 @@ class RQKMeans(BaseQuantizer):
             )
         else:
             advice = "Raise balance_tol, or lower codebook_sizes."
-            warn_of_imbalance(number, balance.n_beyond, len(left), advice)
+            warn_of_imbalance(number, balance.n_unexplained, len(left), advice)
         return level
