@@ -121,9 +121,12 @@ class Bounds:
         return int(beyond.sum())
 
     def gap(self, prices: np.ndarray, counts: np.ndarray) -> float:
-        """Duality gap of an assignment of least score at such prices."""
+        """Duality gap of an assignment of least score at such prices, at most.
+
+        Counts beyond the bounds add to it as those within do, although the assignment
+        costs less for them.
+        """
         above, below = np.maximum(prices, 0), np.maximum(-prices, 0)
-        # Counts beyond the bounds are no better for costing less.
         slack = above * abs(self.upper - counts) + below * abs(counts - self.lower)
         return float(slack.sum())
 

@@ -21,7 +21,13 @@ MOVABLE_ROWS, NEAR_ROWS, LEAST_NEAR = 64, 16, 64
 FIRST_MOVABLE, MOST_MOVABLE = 2**23, 2**25
 # Values of rows in float64 that are taken at a time, and distances that are priced.
 EXACT_VALUES, PRICED_VALUES = 2**23, 2**20
-ROUNDS, PATIENCE = 8, 64
+ROUNDS = 8
+# Of so many rows it makes no difference where one of them is.
+MANY_ROWS = 20_000
+# Moves of copies in a row that come no closer to the bounds.
+PATIENCE = 64
+# A price that is so much of the largest one away from zero is not zero.
+LEAST_PRICE = 1e-9
 CENTRING_ROUNDS, ROOM_TRIALS, PATH_ROUNDS = 30, 10, 100
 
 NO_ROWS = np.empty(0, dtype=np.int64)
@@ -73,7 +79,7 @@ def exact_prices(
             # Rounding can only have moved rows of the least margins.
             n_near = max(NEAR_ROWS * n_codewords, n_rows // 256)
             n_near = min(n_near, most)
-            cells, _ = _open_cells(scores, found, bounds, n_near, room, table)
+            cells = _open_cells(scores, found, bounds, n_near, room, table)
             tried.append(_judged(cells, found))
             if tried[-1][0] == 0:
                 break
@@ -81,18 +87,18 @@ def exact_prices(
             del cells
         n_movable = max(MOVABLE_ROWS * n_codewords << turn, n_rows // 256)
         n_movable = min(n_movable, most)
-        cells, reach = _open_cells(scores, found, bounds, n_movable, room, table)
+        cells = _open_cells(scores, found, bounds, n_movable, room, table)
         if not tried:
             tried.append(_judged(cells, found))
         cells.repair(together=parted)
         parted |= cells.parted
-        found = cells.centred_prices(reach)
+        found = cells.centred_prices()
         # What is near depends on the prices.
-        whole = np.isinf(reach) and cells.table.cells is None
+        whole = np.isinf(cells.reach) and cells.table.cells is None
         table = cells.table if whole else None
         del cells
-    # The last of equals: its prices are in the middle, its gap is the smallest.
-    violation, found, gap = min(reversed(tried), key=itemgetter(0))
+    # The last of equals: its prices are in the middle.
+    violation, found, gap = min(reversed(tried), key=itemgetter(0, 2))
     return torch.as_tensor(found, device=prices.device), gap, violation, parted
 
 
@@ -109,12 +115,10 @@ def _open_cells(
     n_movable: int,
     room: int,
     table: "Distances | None",
-) -> tuple["Cells", float]:
+) -> "Cells":
     """Cells at some prices, with the rows of least margin free to move."""
     if table is not None:
-        return Cells(
-            table, np.zeros(len(prices), dtype=np.int64), bounds, prices
-        ), np.inf
+        return Cells(table, np.zeros(len(prices), dtype=np.int64), bounds, prices)
     n_codewords = len(prices)
     device = scores.words.prices.device
     labels, margins = scores.margins(torch.as_tensor(prices, device=device))
@@ -135,7 +139,7 @@ def _open_cells(
         table.fill(part, Distances(distances).nearest(prices, n_near))
     fixed = torch.bincount(labels, minlength=n_codewords)
     fixed -= torch.bincount(labels[movable], minlength=n_codewords)
-    return Cells(table, fixed.cpu().numpy(), bounds, prices), reach
+    return Cells(table, fixed.cpu().numpy(), bounds, prices, reach)
 
 
 def _least(margins: Tensor, reach: float, n_rows: int) -> Tensor:
@@ -259,7 +263,12 @@ class Distances:
 
     def copies(self) -> list[np.ndarray]:
         """Groups of equal rows."""
-        sums = self.values.sum(axis=1)
+        # Distances that are whole numbers often have equal sums, but not such ones.
+        n_near = self.values.shape[1]
+        weights = np.random.RandomState(0).uniform(1.0, 2.0, size=n_near)
+        step = max(1, PRICED_VALUES // n_near)
+        parts = split_rows(len(self.values), step)
+        sums = np.concatenate([(self.values[p] * weights).sum(axis=1) for p in parts])
         order = np.argsort(sums, kind="stable")
         equal = sums[order[1:]] == sums[order[:-1]]
         # Of equal sums are copies, and few other rows: only these are copied to look.
@@ -294,6 +303,9 @@ class Cells:
 
     prices : ndarray of shape (n_codewords,), float64
         Where to start.
+
+    reach : float, default=inf
+        Least margin of the rows that stay, at these prices.
     """
 
     def __init__(
@@ -302,9 +314,11 @@ class Cells:
         fixed: np.ndarray,
         bounds: Bounds,
         prices: np.ndarray,
+        reach: float = np.inf,
     ):
         n_codewords = len(prices)
         self.table, self.fixed, self.bounds = table, fixed, bounds
+        self.reach = reach
         self.start, self.parted = prices, False
         self.prices = np.append(prices, 0.0)
         labels = table.labels(prices)
@@ -315,6 +329,7 @@ class Cells:
         self.frontier = np.full((n_codewords + 1, n_codewords + 1), np.inf)
         for cell in range(n_codewords):
             self._update(cell)
+        self._update_ways()
 
     @property
     def counts(self) -> np.ndarray:
@@ -325,19 +340,18 @@ class Cells:
         """Recompute what leaves a cell."""
         members, n_cells = self.members[cell], len(self.kept)
         self.frontier[cell, :-1] = self.table.increases(members, cell, n_cells)
-        self._update_ways(cell)
 
-    def _update_ways(self, cell: int) -> None:
-        """Whether a cell may keep one row more, or one less."""
-        kept = self.kept[cell]
-        self.frontier[cell, -1] = 0.0 if kept < self.bounds.upper else np.inf
-        self.frontier[-1, cell] = 0.0 if kept > self.bounds.lower else np.inf
+    def _update_ways(self) -> None:
+        """Whether cells may keep one row more, or one less."""
+        self.frontier[:-1, -1] = np.where(self.kept < self.bounds.upper, 0.0, np.inf)
+        self.frontier[-1, :-1] = np.where(self.kept > self.bounds.lower, 0.0, np.inf)
 
     def repair(self, *, together: bool = False) -> None:
         """Move rows along cheapest paths until every count is what prices ask for.
 
         Successive shortest paths: each step raises prices by the length of the paths,
-        so that the assignment stays the best one for its own counts.
+        so that the assignment stays the best one for its own counts. They end where
+        prices have changed so much that rows that should stay would move.
 
         Parameters
         ----------
@@ -353,18 +367,35 @@ class Cells:
             # And may go back and forth for ever.
             patience = patience - 1 if together and left >= least else PATIENCE
             least = min(least, left)
-            paths, self.prices = self._cheapest_paths(excess, most)
-            if not paths:
+            paths, prices = self._cheapest_paths(excess, most)
+            share = self._share_in_reach(prices)
+            if not paths or share < 1:
+                # Between valid prices all are valid.
+                self.prices = self.prices + share * (prices - self.prices)
                 break
+            self.prices = prices
             for path in paths:
                 self._move(self._moves(path, together))
         if not together:
             self._join_copies()
 
+    def _share_in_reach(self, prices: np.ndarray) -> float:
+        """How far prices may go towards others before rows that stay would move."""
+        now, then = self._widest_change(self.prices), self._widest_change(prices)
+        if then <= self.reach:
+            return 1.0
+        # Between the two, the widest change is at most what a line between them is.
+        return max(0.0, (self.reach - now) / (then - now))
+
+    def _widest_change(self, prices: np.ndarray) -> float:
+        """Most that a cell whose rows stay has got dearer, relative to another one."""
+        change = prices[:-1] - self.start
+        return float(change.max(initial=-np.inf, where=self.fixed > 0) - change.min())
+
     def _excess(self, together: bool) -> np.ndarray:
         """Rows that every node has too many."""
         if together:
-            self.kept = np.clip(self.counts, self.bounds.lower, self.bounds.upper)
+            self._keep_counts()
         excess = np.append(self.counts - self.kept, 0)
         excess[-1] = -excess.sum()
         return excess
@@ -447,9 +478,7 @@ class Cells:
                 increase = self.table.increases(rows, target, last)
                 least = self.frontier[target, :-1]
                 np.minimum(least, increase, out=least)
-        for cell in {cell for origin, _, target in moves for cell in (origin, target)}:
-            if cell != last:
-                self._update_ways(cell)
+        self._update_ways()
 
     def _join_copies(self) -> None:
         """Bring copies of a row together again, where that costs least.
@@ -480,8 +509,7 @@ class Cells:
     def _keep_counts(self) -> None:
         """Keep the rows that there are, within the bounds."""
         self.kept = np.clip(self.counts, self.bounds.lower, self.bounds.upper)
-        for cell in range(len(self.kept)):
-            self._update_ways(cell)
+        self._update_ways()
 
     def _ways_together(self, copies: np.ndarray, label: np.ndarray) -> list[Way]:
         """Ways to bring parted copies into one cell.
@@ -490,10 +518,21 @@ class Cells:
         for. Or one cell keeps a row more or less than prices ask for, and the copies
         are on the path that this row takes.
         """
-        ways, cells = [], np.unique(label).tolist()
+        ways: list[Way] = []
+        cells = np.unique(label).tolist()
         for target in cells:
             moves = [(c, copies[label == c], target) for c in cells if c != target]
             ways.append((self._cost(moves, self.prices), moves, self.prices))
+        best, _, _ = min(ways, key=itemgetter(0))
+        if best > (0, 0.0) and self.bounds.n_rows <= MANY_ROWS:
+            ways += self._ways_along_paths(copies, label, cells)
+        return ways
+
+    def _ways_along_paths(
+        self, copies: np.ndarray, label: np.ndarray, cells: list[int]
+    ) -> list[Way]:
+        """Paths of a row more or less in a cell that bring copies into one cell."""
+        ways: list[Way] = []
         for cell, change in product(cells, (-1, 1)):
             kept = self.kept[cell] + change
             if self.bounds.lower <= kept <= self.bounds.upper:
@@ -517,16 +556,11 @@ class Cells:
         counts, prices = counts[:-1], prices[:-1] - prices[-1]
         return self.bounds.violation(counts), self.bounds.gap(prices, counts)
 
-    def centred_prices(self, reach: float) -> np.ndarray:
+    def centred_prices(self) -> np.ndarray:
         """Prices in the middle of the intervals that their cells allow.
 
         A solution of a transport problem sits where some rows are indifferent between
         two cells; in the middle no row is, and rounding cannot tip it over.
-
-        Parameters
-        ----------
-        reach : float
-            Least margin of the rows that stay, at the prices that they stay at.
 
         Returns
         -------
@@ -535,13 +569,16 @@ class Cells:
         """
         frontier, prices = self.frontier.copy(), self.prices.copy()
         for cell, ways in enumerate(frontier[:-1, :-1]):
-            still = reach if self.fixed[cell] else np.inf
+            still = self.reach if self.fixed[cell] else np.inf
             np.minimum(ways, still + self.start[cell] - self.start, out=ways)
             beyond = self.table.beyond(self.members[cell], cell, self.start)
             np.minimum(ways, beyond, out=ways)
-        # A count that is not what its price asks for has no say in the latter.
-        frontier[:-1, -1][prices[:-1] > prices[-1]] = np.inf
-        frontier[-1, :-1][prices[:-1] < prices[-1]] = np.inf
+        # A count that is not what its price asks for has no say in the latter. Prices
+        # that a path has brought to zero are rounded.
+        above = prices[:-1] - prices[-1]
+        least = LEAST_PRICE * np.abs(above).max()
+        frontier[:-1, -1][above > least] = np.inf
+        frontier[-1, :-1][above < -least] = np.inf
         np.fill_diagonal(frontier, np.inf)
         prices, room = _towards_the_middle(frontier, prices)
         if _cramped(room):

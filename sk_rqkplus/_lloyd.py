@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sk_rqkplus._balance import capacities, lower_imbalance
-from sk_rqkplus._cells import MOST_MOVABLE, exact_prices
+from sk_rqkplus._cells import MANY_ROWS, MOST_MOVABLE, exact_prices
 from sk_rqkplus._journal import NO_JOURNAL, Journal
 from sk_rqkplus._members import Stats, member_sums
 from sk_rqkplus._nearest import Codewords, nearest
@@ -667,8 +667,8 @@ def balance_level(
 ) -> tuple[Level, Balance]:
     """Prices for a level that balance all rows, to the last of them.
 
-    Where copies of a row are in the way, they may not be in that of codewords that have
-    moved on a little.
+    Copies of a row may be in the way of that. Then codewords move to the means of their
+    members, where others are in the way, or none.
 
     Parameters
     ----------
@@ -682,21 +682,19 @@ def balance_level(
         Relative deviation from equal counts that is allowed.
 
     points : Points, optional
-        What codewords may move to the means of; None leaves them where they are.
+        Rows that codewords may move to the means of; None leaves them where they are.
 
     Returns
     -------
     level : Level
-        Of all tries that whose counts are most within their bounds, and of these that
-        of the smallest gap.
+        The try of fewest rows beyond the bounds, and of smallest gap among equals.
 
     balance : Balance
         How well it is balanced.
     """
     # Of a sample, the error of all rows is known by that of a row.
     error = max(level.inertia * len(left) / max(level.n_rows, 1), 1e-300)
-    # Of more rows, one that is not where it should be makes no difference.
-    small = len(left) <= BALANCED_ROWS * len(level.codebook)
+    few, most = None, MOST_BALANCED_ROWS * len(level.codebook)
     tried: list[tuple[Level, Balance]] = []
     while True:
         balance = balance_prices(
@@ -705,12 +703,16 @@ def balance_level(
         level = replace(level, prices=balance.prices, gap=balance.gap / error)
         tried.append((level, balance))
         in_the_way = balance.n_beyond > 0 or level.gap > LARGEST_GAP
-        last = not (small and balance.parted and in_the_way)
-        if last or points is None or len(tried) == MOST_TRIES:
+        if not balance.parted or not in_the_way or len(tried) == MOST_TRIES:
             break
-        scores = Scores(points, level.codebook)
-        codebook, prices = _priced_step(points, scores, level.prices)
-        level = replace(level, codebook=codebook, prices=prices)
+        if points is None or len(left) > MANY_ROWS:
+            break
+        if few is None:
+            index = torch.arange(0, len(points), -(-len(points) // most))
+            few = Points(points.take(index.to(points.device)))
+        codebook, prices = _priced_step(few, Scores(few, level.codebook), level.prices)
+        n_iter = level.n_iter + 1
+        level = replace(level, codebook=codebook, prices=prices, n_iter=n_iter)
     return min(tried, key=lambda one: (one[1].n_beyond, one[1].gap))
 
 

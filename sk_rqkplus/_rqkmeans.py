@@ -76,7 +76,8 @@ class RQKMeans(BaseQuantizer):
 
     max_iter : int, default=25
         Most Lloyd iterations of a run over all rows; its start on a few rows takes up
-        to 15 more there. A balanced level takes 9 more.
+        to 15 more there. A balanced level takes 9 more, and up to 3 where rows have
+        copies.
 
     tol : float, default=5e-4
         A run ends when codewords at the means of their members would lower the error by
@@ -158,7 +159,7 @@ class RQKMeans(BaseQuantizer):
 
     duality_gap_ : ndarray of shape (n_levels,)
         Per balanced level, by how much the total distortion of the balanced assignment
-        exceeds a lower bound of the least possible one at most, relative to it; zero
+        exceeds the least possible one at most, relative to that without balance; zero
         proves the assignment optimal. Zero at other levels.
 
     n_iter_ : int
@@ -421,6 +422,8 @@ class RQKMeans(BaseQuantizer):
         left = left.restarted()
         for number, (part, flag) in enumerate(zip(parts, balanced, strict=True)):
             level = levels[number]
+            if level.n_rows:
+                level.inertia *= len(sample) / level.n_rows
             level.n_rows = len(sample)
             finish = partial(self._balance, left, level, number, flag)
             levels[number] = part.once(Level, finish)

@@ -352,11 +352,19 @@ def test_copies_share_a_codeword_and_counts_hold(n_copies):
     assert (counts - 35).abs().max() <= (0 if n_copies == 2 else -(-n_copies // 2))
 
 
-def test_duality_gap_is_zero_without_copies():
-    rows, book = draw(1003, 40)
-    balance = balance_prices(leftover(rows), book, 0.0)
+@pytest.mark.parametrize("tol", [0.0, 0.3])
+@pytest.mark.parametrize("seed", range(15))
+def test_duality_gap_is_zero_without_copies(seed, tol):
+    rows, book = draw(1003, 40, seed=seed)
+    balance = balance_prices(leftover(rows), book, tol)
     assert 0 <= balance.gap < 1e-9
-    assert balance.crowd == 0
+    assert (balance.crowd, balance.n_beyond, balance.parted) == (0, 0, False)
+
+
+def test_copies_are_found_among_rows_of_equal_sums():
+    rows = np.array([[1.0, 2, 3], [3, 2, 1], [1, 2, 3], [2, 2, 2]])
+    found = [group.tolist() for group in Distances(rows).copies()]
+    assert found == [[0, 2]]
 
 
 def test_duality_gap_bounds_the_optimum():
@@ -441,10 +449,23 @@ def test_a_balance_that_fails_is_no_worse_than_its_start(monkeypatch):
     start = lower_imbalance(scores, None, 0.0, loose=True)
     counts = np.bincount(nearest(rows, Codewords(book, start)), minlength=20)
     astray = np.arange(20.0) * 1e3
-    monkeypatch.setattr(Cells, "centred_prices", lambda self, reach: astray)
+    monkeypatch.setattr(Cells, "centred_prices", lambda self: astray)
     found, _, n_beyond, _ = _cells.exact_prices(scores, start, 0.0)
     assert_array_equal(found, start)
     assert n_beyond == bounds.violation(counts) > 0
+
+
+def test_prices_stop_where_rows_that_stay_would_move():
+    # Two rows of the first cell are to go to the second, for 1 and for 4 more each.
+    table = Distances(np.array([[0.0, 1.0], [0.0, 4.0]]))
+    for reach, counts, change in ((np.inf, [2, 3], 1.0), (0.5, [3, 2], 0.5)):
+        cells = Cells(table, np.array([1, 2]), Bounds(5, 2), np.zeros(2), reach)
+        cells.kept[:] = 2, 3
+        cells.repair()
+        assert_array_equal(cells.counts, counts)
+        assert cells.prices[0] - cells.prices[1] == change
+        # The margin of rows that stay is never used up.
+        assert cells._widest_change(cells.prices) <= reach
 
 
 def test_room_is_found_where_a_cycle_has_next_to_none():
@@ -528,27 +549,74 @@ def test_repair_joins_copies_on_the_path_of_another_row():
     assert labels[0] == labels[1]
 
 
-@pytest.mark.parametrize("seed", range(40))
-def test_prices_of_joined_copies_bound_the_optimum(seed):
+def cells_of_copies(seed, n_copies, n_near=3):
+    """Eight rows of which the first are copies, to be shared out among three cells."""
     rng = np.random.default_rng(seed)
-    rows, book = rng.integers(0, 12, 8), rng.permutation(12)[:3]
-    rows[1] = rows[0]
-    table = np.square(rows[:, None] - book.astype(float))
-    bounds = Bounds(8, 3)
-    cells = Cells(Distances(table), np.zeros(3, int), bounds, np.zeros(3))
+    rows = rng.integers(0, 12, 8).astype(float)
+    rows[1:n_copies] = rows[0]
+    whole = np.square(rows[:, None] - rng.permutation(12)[:3])
+    table = Distances(np.empty((8, n_near)))
+    if n_near < 3:
+        table.cells = np.empty((8, n_near), dtype=np.int32)
+    table.fill(slice(None), Distances(whole).nearest(np.zeros(3), n_near))
+    return Cells(table, np.zeros(3, int), Bounds(8, 3), np.zeros(3)), whole
+
+
+@pytest.mark.parametrize("n_copies", [2, 3, 4])
+@pytest.mark.parametrize("seed", range(20))
+def test_prices_of_joined_copies_bound_the_optimum(seed, n_copies):
+    cells, distances = cells_of_copies(seed, n_copies)
     cells.repair()
     labels, prices = cells._labels(), cells.prices[:-1] - cells.prices[-1]
-    assert labels[0] == labels[1]
+    assert (labels[:n_copies] == labels[0]).all()
     # Every row is where it is cheapest.
-    priced = table + prices
-    assert_allclose(priced[range(8), labels], priced.min(axis=1), rtol=1e-12)
+    priced = distances + prices
+    assert_allclose(priced[range(8), labels], priced.min(axis=1), atol=1e-9)
     least = min(
-        sum(table[row, k] for row, k in enumerate(choice))
+        distances[range(8), choice].sum()
         for choice in product(range(3), repeat=8)
-        if bounds.violation(np.bincount(choice, minlength=3)) == 0
+        if cells.bounds.violation(np.bincount(choice, minlength=3)) == 0
     )
-    found = table[range(8), labels].sum()
-    assert found - bounds.gap(prices, cells.counts) <= least + 1e-9
+    gap = cells.bounds.gap(prices, cells.counts)
+    assert distances[range(8), labels].sum() - gap <= least + 1e-9
+
+
+def test_copies_are_joined_where_cells_know_the_near_ones():
+    n_parted = 0
+    for seed in range(20):
+        cells, _ = cells_of_copies(seed, 3, n_near=2)
+        cells.repair()
+        n_parted += cells.parted
+        assert len(np.unique(cells._labels()[:3])) == 1
+    assert n_parted > 0
+
+
+def test_copies_go_together_the_way_that_costs_least(monkeypatch):
+    join, found = Cells._ways_together, []
+
+    def ways_together(self, copies, label):
+        ways = join(self, copies, label)
+        found.append((ways, len(np.unique(label))))
+        return ways
+
+    monkeypatch.setattr(Cells, "_ways_together", ways_together)
+    n_direct = n_on_paths = n_in_three = 0
+    for seed in range(200):
+        found.clear()
+        cells, _ = cells_of_copies(seed, 3)
+        cells.repair()
+        for ways, n_cells in found:
+            costs = [cost for cost, _, _ in ways]
+            # One direct way for every cell comes first.
+            on_path = costs.index(min(costs)) >= n_cells
+            n_on_paths, n_direct = n_on_paths + on_path, n_direct + (not on_path)
+            n_in_three += n_cells > 2
+        if len(found) == 1:
+            (ways, _), prices = found[0], cells.prices[:-1] - cells.prices[-1]
+            counts = cells.counts
+            cost = cells.bounds.violation(counts), cells.bounds.gap(prices, counts)
+            assert cost == min(cost for cost, _, _ in ways)
+    assert min(n_direct, n_on_paths, n_in_three) > 0
 
 
 def test_copies_that_no_counts_suit_do_not_move_for_ever(monkeypatch):
@@ -574,16 +642,63 @@ def test_codewords_move_on_where_copies_leave_a_gap(industrial, seed):
     assert set(np.bincount(codes[:, 0])) == {14, 15}
 
 
-def test_the_gap_of_all_rows_is_relative_to_the_error_of_all_rows(monkeypatch):
-    rows, book = draw(2000, 20)
-    whole = leftover(rows)
+def balanced_in_tries(monkeypatch, balances, n_rows=200, *, movable=True):
+    """A level whose tries come to some balances, and the codebooks of these."""
+    rows, book = draw(n_rows, 20)
+    left, tried = leftover(rows), []
+
+    def balance_prices(left, codebook, *args, **kwargs):
+        tried.append(codebook)
+        gap, n_beyond, parted = balances[len(tried) - 1]
+        prices = torch.full((20,), float(len(tried)), dtype=torch.float64)
+        return Balance(prices, gap, 0.0, n_beyond, parted)
+
+    monkeypatch.setattr(_lloyd, "balance_prices", balance_prices)
+    # Fewer rows to learn from, of as much error each.
     prices = torch.zeros(20, dtype=torch.float64)
-    # The same error a row, of a tenth of the rows.
-    few = Level(book, prices, 1, 50.0, n_rows=200)
-    balance = Balance(prices, 1.0, 0.0, 0, False)
-    monkeypatch.setattr(_lloyd, "balance_prices", lambda *args, **kwargs: balance)
-    level, _ = _lloyd.balance_level(whole, few, 0.0)
-    assert_allclose(level.gap, 1.0 / 500.0)
+    level = Level(book, prices, 7, 100.0, n_rows=100)
+    points = left.points if movable else None
+    level, balance = _lloyd.balance_level(left, level, 0.0, points)
+    assert_allclose(level.gap, balance.gap / n_rows)
+    assert level.codebook is tried[int(level.prices[0]) - 1]
+    return level, tried
+
+
+def test_codewords_move_on_until_copies_leave_no_gap(monkeypatch):
+    balances = [(1.0, 0, True), (0.0, 1, True), (0.0, 0, True)]
+    level, tried = balanced_in_tries(monkeypatch, balances)
+    assert (len(tried), level.n_iter) == (3, 9)
+    # To the means of their members: equal prices leave these where they are nearest.
+    rows, book = draw(200, 20)
+    labels = nearest(rows, Codewords(book))
+    means = torch.stack([rows[labels == k].mean(0) for k in range(20)])
+    assert_allclose(tried[1], means, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "balances, n_tries, best",
+    [
+        # Not for copies.
+        ([(1.0, 3, False)], 1, 1),
+        # A gap of 5e-5 of the error is small enough.
+        ([(0.01, 0, True)], 1, 1),
+        # Not for ever, and the best is kept.
+        ([(3.0, 1, True), (2.0, 0, True), (1.0, 0, True), (1.5, 0, True)], 4, 3),
+        ([(1.0, 0, True), (0.0, 1, True), (0.0, 1, True), (0.0, 1, True)], 4, 1),
+    ],
+)
+def test_codewords_move_on_for_copies_alone(monkeypatch, balances, n_tries, best):
+    level, tried = balanced_in_tries(monkeypatch, balances)
+    assert len(tried) == n_tries
+    assert level.codebook is tried[best - 1]
+
+
+def test_codewords_stay_where_one_row_makes_no_difference(monkeypatch):
+    for n_rows, movable in ((200, False), (20_001, True)):
+        _, tried = balanced_in_tries(
+            monkeypatch, [(1e6, 1, True)], n_rows, movable=movable
+        )
+        assert len(tried) == 1
 
 
 def test_crowds_are_left_out():
