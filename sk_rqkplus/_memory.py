@@ -1,5 +1,6 @@
 """How much memory there is, to say so before work begins that cannot end."""
 
+import ctypes
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,6 +55,18 @@ def check_memory(needed: int, n_rows: int, device: torch.device, advice: str) ->
     if refused:
         raise MemoryError(message)
     warn(message)
+
+
+def give_back() -> None:
+    """Give memory that was freed back to the system, where the C library can.
+
+    What is freed in pieces between others stays with the process: a pass over many
+    tiles would take memory in proportion to their number.
+    """
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
 
 
 def available_bytes(device: torch.device, root: Path = Path("/")) -> int | None:

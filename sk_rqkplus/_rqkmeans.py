@@ -28,6 +28,7 @@ from sk_rqkplus._lloyd import (
     count_distinct,
     fit_codebook,
 )
+from sk_rqkplus._memory import give_back
 from sk_rqkplus._nearest import Codewords
 from sk_rqkplus._progress import progress
 from sk_rqkplus._residual import Leftover, power_of_two
@@ -295,6 +296,8 @@ class RQKMeans(BaseQuantizer):
             self._tell_of_copies(X)
             left = self._fit_table(Table(X, self._resolve_device()))
             codes = left.codes if self.beam_size == 1 else self._encode(X)
+            if not left.kept:
+                give_back()
             self._publish(X, codes)
         return self
 

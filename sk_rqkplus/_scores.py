@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sk_rqkplus._memory import give_back
 from sk_rqkplus._near import Near, NearTable, Shortlist, near_in, reach_of
 from sk_rqkplus._nearest import Codewords, best_two, tile_rows
 from sk_rqkplus._rounding import input_roundoff
@@ -34,6 +35,8 @@ CACHED_SCORES, CACHED_SCORES_OF_A_FILE = 2**28, 2**26
 # where these would take more than so many bytes.
 WIDER = 6.0
 LISTED_BYTES, LISTED_BYTES_OF_A_FILE = 2**28, 2**26
+# Rows of a file after which memory that was freed goes back to the system.
+GIVE_BACK_ROWS = 2**19
 
 
 class Source(Protocol):
@@ -253,6 +256,7 @@ class Scores:
 
     def _scores(self, tile: slice, added: Tensor | float = 0.0) -> Tensor:
         """Scores of a tile, to be overwritten."""
+        self._save_memory(tile)
         if not self.cache:
             return self._compute(tile).add_(added)
         cached = self.cache[tile.start]
@@ -263,6 +267,7 @@ class Scores:
         """What is near in a tile, from a list of it if there is one."""
         if not self.room:
             return near_in(self._scores(tile, added), reach)
+        self._save_memory(tile)
         kept = self.lists.get(tile.start)
         near = None if kept is None else kept.near(added, reach)
         if near is not None:
@@ -278,6 +283,11 @@ class Scores:
             if kept.n_bytes <= 2 * self.room * len(scores):
                 self.lists[tile.start] = kept
         return near or near_in(scores.add_(added), reach)
+
+    def _save_memory(self, tile: slice) -> None:
+        many = tile.start // GIVE_BACK_ROWS < tile.stop // GIVE_BACK_ROWS
+        if many and not self.source.kept:
+            give_back()
 
     def _priced(
         self, function: Callable[..., Result], prices: Tensor, args: tuple

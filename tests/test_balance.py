@@ -468,6 +468,30 @@ def test_prices_stop_where_rows_that_stay_would_move():
         assert cells._widest_change(cells.prices) <= reach
 
 
+@pytest.mark.parametrize("away", [3.0, 12.0])
+def test_a_far_pair_of_codewords_does_not_take_what_is_far(away, monkeypatch):
+    """Counts come closer at every turn; once they went astray for more than an hour."""
+    rows, book = draw(20000, 40)
+    rows[19600:] += away
+    book[:2] = rows[19600:19602]
+    scores = Scores(leftover(rows), book)
+    prices = lower_imbalance(scores, None, 0.0)
+    prices[:2] += 1.0
+    left, repair = [], Cells.repair
+
+    def noted(self, **kwargs):
+        left.append(int(np.abs(self._excess(False)[:-1]).sum()))
+        repair(self, **kwargs)
+
+    monkeypatch.setattr(Cells, "repair", noted)
+    prices, gap, n_beyond, _ = _cells.exact_prices(scores, prices, 0.0)
+    assert (gap < 1e-9, n_beyond) == (True, 0)
+    counts = np.bincount(nearest(rows, Codewords(book, prices)), minlength=40)
+    assert_array_equal(counts, 500)
+    assert len(left) > 1
+    assert sorted(left, reverse=True) == left
+
+
 def test_room_is_found_where_a_cycle_has_next_to_none():
     # A row of the first cell and one of the second are indifferent, and there is little
     # room for prices to change that.

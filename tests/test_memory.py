@@ -1,13 +1,16 @@
 """How much memory there is, from files made for it, and fits that are refused."""
 
+import ctypes
 import warnings
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from sk_rqkplus import RQVAE, RQKMeans, RQKMeansPlus, _memory
+from sk_rqkplus import RQVAE, RQKMeans, RQKMeansPlus, _memory, _rqkmeans, _scores
 from sk_rqkplus._lloyd import bytes_to_fit
-from sk_rqkplus._memory import available_bytes, check_memory
+from sk_rqkplus._memory import available_bytes, check_memory, give_back
 
 CPU = torch.device("cpu")
 MB = 2**20
@@ -178,3 +181,41 @@ def test_a_check_of_memory_names_both_figures(monkeypatch):
     check_memory(2 * 2**30, 5, CPU, "Less.")
     with pytest.raises(MemoryError, match=r"n_samples=5 need about 5\.00 GiB.*3\.00"):
         check_memory(5 * 2**30, 5, CPU, "Less.")
+
+
+def private_memory():
+    status = Path("/proc/self/status")
+    if "RssAnon" not in (status.read_text() if status.exists() else ""):
+        pytest.skip("RssAnon is in no /proc/self/status")
+    (line,) = (s for s in status.read_text().splitlines() if s.startswith("RssAnon"))
+    return int(line.split()[1]) * 1024
+
+
+def test_memory_that_is_freed_in_pieces_goes_back():
+    if not hasattr(ctypes.CDLL(None), "malloc_trim"):
+        pytest.skip("the C library has no malloc_trim")
+    # Below what the C library maps by itself, with something small between any two.
+    pieces = [bytearray(100_000 if i % 2 else 1_000) for i in range(2_000)]
+    del pieces[1::2]
+    before = private_memory()
+    give_back()
+    assert private_memory() < before - 50 * MB
+    assert len(pieces) == 1_000
+
+
+def test_nothing_is_given_back_where_that_is_not_known(monkeypatch):
+    monkeypatch.setattr("sys.platform", "win32")
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: pytest.fail("not here"))
+    give_back()
+
+
+def test_fits_of_files_give_memory_back(monkeypatch):
+    calls = []
+    for module in (_rqkmeans, _scores):
+        monkeypatch.setattr(module, "give_back", lambda: calls.append(1))
+    monkeypatch.setattr(_scores, "GIVE_BACK_ROWS", 256)
+    X = np.random.RandomState(0).normal(size=(2000, 8)).astype(np.float32)
+    RQKMeans((8, 8), balance="all", random_state=0).fit(X)
+    assert calls == []
+    RQKMeans((8, 8), balance="all", max_samples=500, random_state=0).fit(X)
+    assert len(calls) > 10
