@@ -369,6 +369,10 @@ class Cells:
             least = min(least, left)
             paths, prices = self._cheapest_paths(excess, most)
             share = self._share_in_reach(prices)
+            if share < 1 and most > 1:
+                # The cheapest path may still be in reach, where the last one is not.
+                paths, prices = self._cheapest_paths(excess, 1)
+                share = self._share_in_reach(prices)
             if not paths or share < 1:
                 # Between valid prices all are valid.
                 self.prices = self.prices + share * (prices - self.prices)
@@ -376,7 +380,8 @@ class Cells:
             self.prices = prices
             for path in paths:
                 self._move(self._moves(path, together))
-        if not together:
+        # Until counts are what prices ask for, copies are parted on the way.
+        if not together and not self._excess(together).any():
             self._join_copies()
 
     def _share_in_reach(self, prices: np.ndarray) -> float:
@@ -539,7 +544,9 @@ class Cells:
                 excess = np.zeros(len(self.prices), dtype=np.int64)
                 excess[cell], excess[-1] = -change, change
                 paths, prices = self._cheapest_paths(excess, 1)
-                moves = self._moves(paths[0], together=True) if paths else []
+                if not paths or self._share_in_reach(prices) < 1:
+                    continue
+                moves = self._moves(paths[0], together=True)
                 after = label.copy()
                 for _, rows, target in moves:
                     after[np.isin(copies, rows)] = target

@@ -297,6 +297,8 @@ class RQKMeans(BaseQuantizer):
             left = self._fit_table(Table(X, self._resolve_device()))
             codes = left.codes if self.beam_size == 1 else self._encode(X)
             if not left.kept:
+                # IDs take memory too.
+                del left
                 give_back()
             self._publish(X, codes)
         return self

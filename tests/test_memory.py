@@ -192,10 +192,11 @@ def private_memory():
 
 
 def test_memory_that_is_freed_in_pieces_goes_back():
+    private_memory()
     if not hasattr(ctypes.CDLL(None), "malloc_trim"):
         pytest.skip("the C library has no malloc_trim")
-    # Below what the C library maps by itself, with something small between any two.
-    pieces = [bytearray(100_000 if i % 2 else 1_000) for i in range(2_000)]
+    # Below what the C library maps by itself, with others between any two.
+    pieces = [bytearray(100_000) for _ in range(2_000)]
     del pieces[1::2]
     before = private_memory()
     give_back()
@@ -210,12 +211,13 @@ def test_nothing_is_given_back_where_that_is_not_known(monkeypatch):
 
 
 def test_fits_of_files_give_memory_back(monkeypatch):
-    calls = []
-    for module in (_rqkmeans, _scores):
-        monkeypatch.setattr(module, "give_back", lambda: calls.append(1))
+    calls, at_end = [], []
+    monkeypatch.setattr(_scores, "give_back", lambda: calls.append(1))
+    monkeypatch.setattr(_rqkmeans, "give_back", lambda: at_end.append(1))
     monkeypatch.setattr(_scores, "GIVE_BACK_ROWS", 256)
     X = np.random.RandomState(0).normal(size=(2000, 8)).astype(np.float32)
     RQKMeans((8, 8), balance="all", random_state=0).fit(X)
-    assert calls == []
+    assert calls == at_end == []
     RQKMeans((8, 8), balance="all", max_samples=500, random_state=0).fit(X)
     assert len(calls) > 10
+    assert len(at_end) == 1
