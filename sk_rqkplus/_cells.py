@@ -98,14 +98,15 @@ def exact_prices(
         table = cells.table if whole else None
         del cells
     # The last of equals: its prices are in the middle.
-    violation, found, gap = min(reversed(tried), key=itemgetter(0, 2))
+    violation, _, gap, found = min(reversed(tried), key=itemgetter(0, 1, 2))
     return torch.as_tensor(found, device=prices.device), gap, violation, parted
 
 
-def _judged(cells: "Cells", prices: np.ndarray) -> tuple[int, np.ndarray, float]:
-    """By how much counts are beyond their bounds, at which prices, and their gap."""
+def _judged(cells: "Cells", prices: np.ndarray) -> tuple[int, int, float, np.ndarray]:
+    """By how much counts are beyond bounds, in all and at worst, the gap and prices."""
     bounds, counts = cells.bounds, cells.counts
-    return bounds.violation(counts), prices, bounds.gap(prices, counts)
+    worst = int(max(counts.max() - bounds.upper, bounds.lower - counts.min(), 0))
+    return bounds.violation(counts), worst, bounds.gap(prices, counts), prices
 
 
 def _open_cells(
@@ -263,13 +264,12 @@ class Distances:
 
     def copies(self) -> list[np.ndarray]:
         """Groups of equal rows."""
+        sums, n_near = self.values.sum(axis=1), self.values.shape[1]
         # Distances that are whole numbers often have equal sums, but not such ones.
-        n_near = self.values.shape[1]
         weights = np.random.RandomState(0).uniform(1.0, 2.0, size=n_near)
-        step = max(1, PRICED_VALUES // n_near)
-        parts = split_rows(len(self.values), step)
-        sums = np.concatenate([(self.values[p] * weights).sum(axis=1) for p in parts])
-        order = np.argsort(sums, kind="stable")
+        parts = split_rows(len(sums), max(1, PRICED_VALUES // n_near))
+        others = [(self.values[part] * weights).sum(axis=1) for part in parts]
+        order = np.lexsort((np.concatenate(others), sums))
         equal = sums[order[1:]] == sums[order[:-1]]
         # Of equal sums are copies, and few other rows: only these are copied to look.
         near = np.flatnonzero(equal)
@@ -501,8 +501,8 @@ class Cells:
             _, moves, self.prices = min(ways, key=itemgetter(0))
             self._move(moves)
             self._keep_counts()
-            label = self._labels()
-        self._keep_counts()
+            for _, rows, target in moves:
+                label[rows] = target
 
     def _labels(self) -> np.ndarray:
         """Cell of every row that may move."""

@@ -77,7 +77,7 @@ class RQKMeans(BaseQuantizer):
 
     max_iter : int, default=25
         Most Lloyd iterations of a run over all rows; its start on a few rows takes up
-        to 15 more there. A balanced level takes 9 more, and up to 3 where rows have
+        to 15 more there. A balanced level takes 9 more, and up to 12 where rows have
         copies.
 
     tol : float, default=5e-4

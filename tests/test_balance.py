@@ -349,7 +349,7 @@ def test_copies_share_a_codeword_and_counts_hold(n_copies):
     groups = labels[100 : 100 + 10 * n_copies].view(n_copies, 10)
     assert (groups == groups[0]).all()
     counts = torch.bincount(labels, minlength=20)
-    assert (counts - 35).abs().max() <= (0 if n_copies == 2 else -(-n_copies // 2))
+    assert (counts - 35).abs().max() <= n_copies // 2
 
 
 @pytest.mark.parametrize("tol", [0.0, 0.3])
