@@ -678,9 +678,15 @@ class Catalogue:
     ) -> tuple[np.ndarray, np.ndarray]:
         """IDs of rows, and which rows are unknown."""
         entry = self._recognise(codes, sketches, keys)
+        unknown = entry < 0
+        if len(codes) and unknown.all():
+            # As after a fit: many rows, none of which are copied.
+            return self._deduplicate(
+                codes, distances, keys=keys, method=self.method
+            ), unknown
         ids = np.empty((len(codes), codes.shape[1] + 1), dtype=np.int32)
-        ids[entry >= 0] = self._entries.ids(entry[entry >= 0])
-        rows = np.flatnonzero(entry < 0)
+        ids[~unknown] = self._entries.ids(entry[~unknown])
+        rows = np.flatnonzero(unknown)
         if len(rows):
             ids[rows] = self._deduplicate(
                 codes[rows],
@@ -688,12 +694,15 @@ class Catalogue:
                 keys=None if keys is None else keys[rows],
                 method=self.method,
             )
-        return ids, entry < 0
+        return ids, unknown
 
     def _recognise(
         self, codes: np.ndarray, sketches: np.ndarray, keys: np.ndarray | None
     ) -> np.ndarray:
         """Entry of every row, -1 where it is unknown."""
+        if keys is None and not len(self):
+            # A fit of many rows: those that would be compared take memory.
+            return np.full(len(codes), -1)
         if keys is None:
             flat = self._entries.flatten(codes)
             entries = self._entries.under(codes)
@@ -735,6 +744,9 @@ class Catalogue:
         where: np.ndarray | slice,
     ) -> None:
         """Register some of the rows, in one step."""
+        if isinstance(where, np.ndarray) and where.all():
+            # Not a copy of each.
+            where = slice(None)
         keys = None if keys is None else keys[where]
         self._entries = self._entries.with_items(
             ids[where], codes[where], sketches[where], keys

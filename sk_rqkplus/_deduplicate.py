@@ -191,7 +191,6 @@ def _reassign(
     codes: np.ndarray, codebook_size: int, distances: LastDistances, taken: np.ndarray
 ) -> np.ndarray:
     """Spread the items of every prefix that has a collision over its free codewords."""
-    codes = codes.copy()
     rows, group, used_group, used_column = _colliding(codes, taken)
     if used_column.max(initial=0) >= codebook_size:
         raise ValueError(
@@ -202,6 +201,7 @@ def _reassign(
     free = codebook_size - np.bincount(used_group, minlength=n_groups)
     fits = rank_in_order(group) < free[group]
     rows, group = rows[fits], group[fits]
+    codes = codes.copy()
 
     def spread(batch: slice) -> None:
         table = _ask(distances, rows[batch], codebook_size)

@@ -186,18 +186,30 @@ class Entries:
         flat = self.flatten(codes)
         order = np.argsort(flat, kind="stable")
         at = np.searchsorted(self.codes, flat[order], side="right")
+        at += np.arange(len(at))
         new = {
             "codes": flat,
             "sketches": sketches,
-            "slots": slots.astype(np.int32),
-            "rows": np.arange(len(self), len(self) + len(ids)).astype(np.uint32),
+            "slots": slots,
+            "rows": np.arange(len(self), len(self) + len(ids)),
             "prefixes": codes[:, : self.prefixes.shape[1]],
         }
         joined = {
-            name: np.insert(array, at, new[name][order], axis=0)
+            name: _insert(array, at, new.pop(name), order)
             for name, array in self.arrays().items()
         }
         if keys is not None and self.keys is not None and len(self):
             check_same_type(keys, self.keys)
             keys = np.concatenate([self.keys, keys])
         return Entries(self.sizes, **joined, keys=keys)
+
+
+def _insert(
+    array: np.ndarray, at: np.ndarray, new: np.ndarray, order: np.ndarray
+) -> np.ndarray:
+    """An array with more rows, taken in some order, at their places in the whole."""
+    joined = np.empty((len(array) + len(new), *array.shape[1:]), dtype=array.dtype)
+    old = np.ones(len(joined), dtype=bool)
+    old[at] = False
+    joined[at], joined[old] = new[order], array
+    return joined

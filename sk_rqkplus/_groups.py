@@ -42,7 +42,7 @@ def check_codes(codes: np.ndarray, name: str = "codes") -> np.ndarray:
                 f"{name} have the value {value}, which should fit into 32 bits. "
                 "Give the codes that transform returns."
             )
-    return codes.astype(np.int32)
+    return codes.astype(np.int32, copy=False)
 
 
 def pack_rows(columns: np.ndarray) -> np.ndarray:

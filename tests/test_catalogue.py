@@ -5,6 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
+import tracemalloc
 from uuid import UUID
 
 import numpy as np
@@ -140,6 +141,23 @@ def test_first_ids_are_those_of_deduplicate(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_first_ids_take_a_hundred_bytes_per_row(method):
+    n, rng = 100_000, np.random.RandomState(0)
+    codes = rng.randint(256, size=(n, 3)).astype(np.int32)
+    sketches = rng.randn(n, 3).astype(np.float32)
+    catalogue = Catalogue([256, 256, 256], method, tolerance=1e-6)
+
+    tracemalloc.start()
+    ids = catalogue.extend(codes, sketches, lambda rows: rng.rand(len(rows), 256))
+    kept, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # IDs of 16 bytes and entries of 28 are what is kept; what is given is not copied.
+    assert kept / n == pytest.approx(16 + 28, abs=2)
+    assert peak / n < 110
+    assert len(np.unique(ids, axis=0)) == n
+
+
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("seed", range(3))
 def test_rows_are_recognised_in_any_order_and_subset(method, seed):
     items = Items(300)
@@ -163,6 +181,15 @@ def test_rows_are_recognised_one_by_one(method):
 
     one_by_one = [catalogue.lookup(*items.part([row]))[0] for row in range(100)]
     assert_array_equal(one_by_one, ids)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_no_rows_need_no_distances(method):
+    catalogue = Items(50).catalogue(method)
+    for _ in range(2):
+        nothing = np.empty((0, len(catalogue.codebook_sizes)), dtype=int)
+        assert catalogue.lookup(nothing, np.empty((0, 3))).shape == (0, 4)
+        catalogue.extend(*Items(50).everything())
 
 
 def test_a_known_row_needs_no_distances():
