@@ -675,15 +675,14 @@ class Catalogue:
         sketches: np.ndarray,
         keys: np.ndarray | None,
         distances: LastDistances | None,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """IDs of rows, and which rows are unknown."""
+    ) -> tuple[np.ndarray, np.ndarray | slice]:
+        """IDs of rows, and which rows are unknown: a mask, or a slice of them all."""
         entry = self._recognise(codes, sketches, keys)
         unknown = entry < 0
         if len(codes) and unknown.all():
             # As after a fit: many rows, none of which are copied.
-            return self._deduplicate(
-                codes, distances, keys=keys, method=self.method
-            ), unknown
+            ids = self._deduplicate(codes, distances, keys=keys, method=self.method)
+            return ids, slice(None)
         ids = np.empty((len(codes), codes.shape[1] + 1), dtype=np.int32)
         ids[~unknown] = self._entries.ids(entry[~unknown])
         rows = np.flatnonzero(unknown)
@@ -700,10 +699,10 @@ class Catalogue:
         self, codes: np.ndarray, sketches: np.ndarray, keys: np.ndarray | None
     ) -> np.ndarray:
         """Entry of every row, -1 where it is unknown."""
-        if keys is None and not len(self):
-            # A fit of many rows: those that would be compared take memory.
-            return np.full(len(codes), -1)
         if keys is None:
+            if len(self) == 0:
+                # Comparing the many rows of a fit with nothing would take memory.
+                return np.full(len(codes), -1)
             flat = self._entries.flatten(codes)
             entries = self._entries.under(codes)
             found = match_rows(
@@ -744,9 +743,6 @@ class Catalogue:
         where: np.ndarray | slice,
     ) -> None:
         """Register some of the rows, in one step."""
-        if isinstance(where, np.ndarray) and where.all():
-            # Not a copy of each.
-            where = slice(None)
         keys = None if keys is None else keys[where]
         self._entries = self._entries.with_items(
             ids[where], codes[where], sketches[where], keys

@@ -204,7 +204,8 @@ def _reassign(
     codes = codes.copy()
 
     def spread(batch: slice) -> None:
-        table = _ask(distances, rows[batch], codebook_size)
+        # A copy, since a callback may use it as its own.
+        table = _ask(distances, rows[batch].copy(), codebook_size)
         first, last = group[batch.start], group[batch.stop - 1]
         used = slice(*np.searchsorted(used_group, [first, last + 1]))
         start = np.searchsorted(group[batch], used_group[used], side="left")

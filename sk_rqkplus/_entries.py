@@ -136,7 +136,7 @@ class Entries:
     def under(self, prefixes: np.ndarray) -> np.ndarray:
         """Entries whose code starts with one of some prefixes, and maybe others."""
         n_known = prefixes.shape[1]
-        if self.prefixes.shape[1] > n_known:
+        if len(self) == 0 or self.prefixes.shape[1] > n_known:
             return np.arange(len(self))
         codes = np.zeros((len(prefixes), len(self.sizes)), dtype=np.int64)
         codes[:, :n_known] = prefixes
@@ -185,8 +185,6 @@ class Entries:
             )
         flat = self.flatten(codes)
         order = np.argsort(flat, kind="stable")
-        at = np.searchsorted(self.codes, flat[order], side="right")
-        at += np.arange(len(at))
         new = {
             "codes": flat,
             "sketches": sketches,
@@ -194,22 +192,19 @@ class Entries:
             "rows": np.arange(len(self), len(self) + len(ids)),
             "prefixes": codes[:, : self.prefixes.shape[1]],
         }
-        joined = {
-            name: _insert(array, at, new.pop(name), order)
+        tables = {
+            name: new.pop(name)[order].astype(array.dtype, copy=False)
             for name, array in self.arrays().items()
         }
-        if keys is not None and self.keys is not None and len(self):
+        if len(self):
+            at = np.searchsorted(self.codes, tables["codes"], side="right")
+            tables = {
+                name: np.insert(array, at, tables[name], axis=0)
+                for name, array in self.arrays().items()
+            }
+        if len(ids) == 0 and len(self):
+            keys = self.keys
+        elif keys is not None and self.keys is not None and len(self):
             check_same_type(keys, self.keys)
             keys = np.concatenate([self.keys, keys])
-        return Entries(self.sizes, **joined, keys=keys)
-
-
-def _insert(
-    array: np.ndarray, at: np.ndarray, new: np.ndarray, order: np.ndarray
-) -> np.ndarray:
-    """An array with more rows, taken in some order, at their places in the whole."""
-    joined = np.empty((len(array) + len(new), *array.shape[1:]), dtype=array.dtype)
-    old = np.ones(len(joined), dtype=bool)
-    old[at] = False
-    joined[at], joined[old] = new[order], array
-    return joined
+        return Entries(self.sizes, **tables, keys=keys)

@@ -60,8 +60,8 @@ LARGEST_GAP, MOST_TRIES = 1e-4, 4
 SPARSE = 64
 # Values of an outline of a row, of most levels or more.
 OUTLINE_VALUES = 160
-# Bytes of codes, IDs, catalogue and what they are sorted with, per row.
-ROW_BYTES, OTHER_BYTES = 180, 2**24
+# Bytes per row of labels, and of codes, IDs, catalogue and what they are sorted with.
+LABEL_BYTES, ID_BYTES, OTHER_BYTES = 24, 130, 2**24
 
 
 def bytes_to_fit(
@@ -78,7 +78,7 @@ def bytes_to_fit(
     Residuals in float32, and what they are along few directions; of a balanced level
     the table of scores, or lists of what is near where it is large, that of the rows
     that may move in the end, and those of ways between codewords; and chunks that
-    threads work on. Weights are fitted to 23 peaks that were measured.
+    threads work on. Weights are fitted to 26 peaks that were measured.
 
     Parameters
     ----------
@@ -111,10 +111,13 @@ def bytes_to_fit(
     needed = 4 * (residuals * n_features + 3 * chunk * n_codewords)
     if n_features >= LEAST_FEATURES and n_codewords >= LEAST_CODEWORDS:
         needed += 4 * OUTLINE_VALUES * n_seen
+    kept = n_fit == n_rows
     if balanced:
-        kept = n_fit == n_rows
         needed += _bytes_to_balance(n_rows, n_seen, kept, n_codewords)
-    return int(needed + ROW_BYTES * n_rows + OTHER_BYTES)
+    ids = ID_BYTES * n_rows
+    # Without residuals that are kept, IDs are given when all else is gone.
+    needed = needed + ids if kept else max(needed + LABEL_BYTES * n_rows, ids)
+    return int(needed + OTHER_BYTES)
 
 
 def _bytes_to_balance(n_rows: int, n_seen: int, kept: bool, n_codewords: int) -> int:

@@ -169,6 +169,9 @@ def test_figures_follow_peaks_that_were_measured():
         (109_873, 16, 512, {"n_fit": 21_974}, 979),
         (50_000, 32, 1024, {"n_made": 131_072}, 1340),
         (20_000, 64, 2048, {"n_made": 262_144}, 2451),
+        (1_000_000, 384, 256, {"n_fit": 100_000}, 906),
+        (4_000_000, 384, 256, {"n_fit": 100_000}, 967),
+        (10_000_000, 384, 256, {"n_fit": 100_000}, 1697),
     ]
     for n_rows, n_features, n_codewords, options, peak in measured:
         options = {"n_fit": n_rows, **options}
