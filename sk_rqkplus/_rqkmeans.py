@@ -69,24 +69,24 @@ class RQKMeans(BaseQuantizer):
         ``n_samples / n_codewords``. 0 allows the two whole numbers next to it.
 
     init : {"k-means++", "random"}, default="k-means++"
-        How the first codewords of a level are drawn from the rows. Early on, those that
-        spare little error go to where one more spares much.
+        How the first codewords of a level are drawn from the rows. Early on, a codeword
+        that lowers the error little moves to where another one lowers it much.
 
     n_init : int, default=1
         Runs of k-means per level, of which the one of least error is kept.
 
     max_iter : int, default=25
-        Most Lloyd iterations of a run over all rows; its start on a few rows takes up
-        to 15 more there. A balanced level takes 9 more, and up to 12 where rows have
-        copies.
+        Most Lloyd iterations of every stage of a run: on a few rows, where codewords
+        that change places take up to 15 more, on a sample where rows are many, and on
+        all rows. A balanced level takes 9 more, and up to 12 where rows have copies.
 
     tol : float, default=5e-4
         A run ends when codewords at the means of their members would lower the error by
         at most this share.
 
     max_samples : int, default=None
-        Fit on a random subset of so many rows; None takes all. All rows are encoded.
-        Balance then holds for the subset, and nearly so for all rows.
+        Fit the codebooks on a random subset of so many rows; None takes all. Prices,
+        ``codes_`` and IDs are those of all rows, so that balance holds for all of them.
 
     augment : {"auto", "none"} or int, default="auto"
         Fit on so many rows made from ``X``, a quarter of them rows as they are and the
@@ -129,7 +129,8 @@ class RQKMeans(BaseQuantizer):
 
     random_state : int, RandomState instance or None, default=None
         Source of randomness. An int gives bit-identical codebooks for any number of
-        threads. See :term:`Glossary <random_state>`.
+        threads, on one kind of processor with the same versions of the packages. See
+        :term:`Glossary <random_state>`.
 
     verbose : int, default=0
         Show a progress bar, and before it how many collisions are unavoidable because
