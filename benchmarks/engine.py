@@ -5,7 +5,7 @@
 Times are wall clock with the same number of threads for all, the best of three
 alternating runs, or a single run where one takes more than 30 s. Ratios are the time of
 the peer over ours: above 1 we are faster. Results are printed as they come and kept in
-results/engine.json, from which results/engine.md is written; a run with --only leaves
+engine.json, from which engine.md beside it is written; a run with --only leaves
 the other sections as they were. Rows are smoothed bootstraps of a real catalogue, as
 ../shared/make_large.py beside the checkout makes them.
 """
@@ -711,6 +711,10 @@ def plot_growth(table: list[Row], path: Path) -> None:
             sizes = sorted({row[key] for row in of_series})
             ax.set_xticks(sizes, [str(size) for size in sizes])
             ax.set_xticks([], minor=True)
+        low, high = ax.get_ylim()
+        ticks = [tick for tick in (1, 3, 10, 30, 100, 300, 1000) if low < tick < high]
+        ax.set_yticks(ticks, [str(tick) for tick in ticks])
+        ax.set_yticks([], minor=True)
         ax.grid(which="major", alpha=0.4)
         ax.legend()
     path.parent.mkdir(parents=True, exist_ok=True)
