@@ -122,7 +122,8 @@ def main():
     text = (
         f"# {args.data.name}, {X.shape[0]} x {X.shape[1]}, 3 x 256, random_state=0\n\n"
         f"torch {torch.__version__}, {torch.get_num_threads()} threads; "
-        f"`python benchmarks/industrial.py`\n\n{table}\n"
+        "`python benchmarks/industrial.py`. RQKMeans with a `balance` that is named "
+        f'has `augment="none"`.\n\n{table}\n'
     )
     print(text)
     if args.out:
