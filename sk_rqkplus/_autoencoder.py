@@ -658,7 +658,7 @@ class BaseAutoencoder(BaseQuantizer):
                 balance = balance_prices(left, book, 0.0, layer.prices, exact=exact)
                 layer.prices = balance.prices
                 advice = "Lower codebook_sizes."
-                warn_of_imbalance(level, balance.n_unexplained, len(left), advice)
+                warn_of_imbalance(level, balance, len(left), advice)
             if level < max(balanced):
                 words = Codewords(book, layer.prices)
                 left.advance(words)

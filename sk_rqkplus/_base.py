@@ -29,6 +29,8 @@ from sk_rqkplus._warn import warn
 from sk_rqkplus.ids import Catalogue, deduplicate, sketch
 
 CHUNK_ROWS = 16_384
+# Share of the rows that copies may take beyond the bounds of a level without a warning.
+FEW = 0.01
 # Rounding moves a row that comes through float32 matrix products by about 1e-7 of its
 # norm; rows of a catalogue that differ by less than this are copies to any model.
 SKETCH_TOLERANCE = 1e-5
@@ -49,20 +51,25 @@ def warn_of_fewer(wanted, found) -> None:
         )
 
 
-def warn_of_imbalance(level, n_beyond, n_rows, advice) -> None:
+def warn_of_imbalance(level, balance, n_rows, advice) -> None:
     """Warn where a balanced level did not come within its bounds.
 
     Parameters
     ----------
-    level, n_beyond, n_rows : int
-        Which level, how many rows are beyond the bounds, and of how many.
+    level : int
+        Which level.
+    balance : Balance
+        How well it is balanced. Copies may take a few rows beyond the bounds.
+    n_rows : int
+        Of how many rows.
     advice : str
         What to do.
     """
-    if n_beyond:
+    if balance.n_beyond > (FEW * n_rows if balance.parted else 0):
+        copies = "; copies of rows may be the reason" if balance.parted else ""
         warn(
-            f"level {level} is not quite balanced: {n_beyond} of {n_rows} rows are "
-            f"beyond the bounds of their codewords. {advice}"
+            f"level {level} is not quite balanced: {balance.n_beyond} of {n_rows} rows "
+            f"are beyond the bounds of their codewords{copies}. {advice}"
         )
 
 

@@ -1,5 +1,9 @@
 """Rows of codes: one number per row, groups of equal rows, ranks."""
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.utils.validation import check_array
@@ -17,13 +21,22 @@ def as_array(values: ArrayLike, name: str, dtype: type | None = None) -> np.ndar
         ) from error
 
 
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Errors of scikit-learn, of which not all name the array, with its name."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        if re.search(rf"\b{name}\b", str(error)):
+            raise
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{name}: {error}") from error
+
+
 def check_integers(codes: np.ndarray, name: str = "codes", **params: int) -> np.ndarray:
     """Codes as a matrix of integers; further parameters are those of check_array."""
-    try:
+    with naming(name):
         codes = check_array(codes, dtype=None, input_name=name, **params)
-    except (TypeError, ValueError) as error:
-        # Not all of these messages name the array.
-        raise type(error)(f"{name}: {error}") from error
     if codes.dtype.kind not in "iu":
         raise ValueError(
             f"{name} have dtype={codes.dtype}, which should be an integer type. "

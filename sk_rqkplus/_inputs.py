@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_array, validate_data
 
+from sk_rqkplus._groups import naming
 from sk_rqkplus._threads import map_chunks
 from sk_rqkplus._warn import warn
 
@@ -86,9 +87,10 @@ def check_rows(estimator: Any, X: Any, *, reset: bool) -> np.ndarray | Converted
         return X
     _refuse_collections(X)
     _refuse_masked(X, "X")
-    X = validate_data(
-        estimator, X, reset=reset, dtype="numeric", ensure_all_finite=False
-    )
+    with naming("X"):
+        X = validate_data(
+            estimator, X, reset=reset, dtype="numeric", ensure_all_finite=False
+        )
     _check_dtype(X, "X")
     n_values, n_rows = _count_non_finite(X, stop=estimator.nan_policy != "zero")
     if n_values:
@@ -105,9 +107,11 @@ def check_rows(estimator: Any, X: Any, *, reset: bool) -> np.ndarray | Converted
 def check_matrix(X: Any, name: str = "X", **params: int) -> np.ndarray:
     """Rows that no estimator sees; further parameters are those of check_array."""
     _refuse_masked(X, name)
-    X = check_array(X, dtype=None, input_name=name, ensure_all_finite=False, **params)
-    _check_dtype(X, name)
-    return check_array(X, dtype=[np.float64, np.float32], input_name=name, **params)
+    options: dict[str, Any] = {**params, "input_name": name}
+    with naming(name):
+        X = check_array(X, dtype=None, ensure_all_finite=False, **options)
+        _check_dtype(X, name)
+        return check_array(X, dtype=[np.float64, np.float32], **options)
 
 
 def _refuse_collections(X: Any) -> None:

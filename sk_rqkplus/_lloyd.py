@@ -593,11 +593,6 @@ class Balance:
     n_beyond: int
     parted: bool
 
-    @property
-    def n_unexplained(self) -> int:
-        """Rows beyond the bounds without such a reason."""
-        return 0 if self.parted else self.n_beyond
-
 
 @one_thread()
 def balance_prices(

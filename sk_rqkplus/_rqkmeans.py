@@ -464,5 +464,5 @@ class RQKMeans(BaseQuantizer):
             )
         else:
             advice = "Raise balance_tol, or lower codebook_sizes."
-            warn_of_imbalance(number, balance.n_unexplained, len(left), advice)
+            warn_of_imbalance(number, balance, len(left), advice)
         return level

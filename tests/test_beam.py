@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from sk_rqkplus import _beam
+from sk_rqkplus import RQKMeans, _beam
 from sk_rqkplus._beam import BeamCodebooks, beam_search
 from sk_rqkplus._nearest import Codewords
 from sk_rqkplus._residual import encode
@@ -210,3 +210,13 @@ def test_device_does_not_matter():
         rows = torch.from_numpy(X).float().to(device)
         codes.append(beam_search(rows, BeamCodebooks(levels), 5).cpu())
     assert torch.equal(*codes)
+
+
+@pytest.mark.parametrize("mean", [0.0, 1000.0])
+def test_codes_of_an_estimator_are_those_of_the_search(X, mean):
+    X = X[:400].astype(np.float64) + mean
+    rq = RQKMeans((16,) * 3, balance="all", beam_size=3, random_state=0).fit(X)
+    expected = brute_force(X[:100] - rq.mean_, rq.codebooks_, rq.prices_, 3)
+    np.testing.assert_array_equal(rq.transform(X)[:100], expected)
+    one_by_one = [rq.transform(row[None])[0] for row in X[:30]]
+    np.testing.assert_array_equal(one_by_one, expected[:30])

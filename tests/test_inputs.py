@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import sparse
 
 from sk_rqkplus import RQVAE, RQKMeans, RQKMeansPlus
 from sk_rqkplus._inputs import CHUNK_VALUES, ConvertedRows
@@ -187,3 +188,23 @@ def test_converted_rows_read_as_an_array():
 def test_what_is_no_number_is_refused(rows, message):
     with pytest.raises(ValueError, match=message):
         RQKMeans((2,)).fit(rows)
+
+
+@pytest.mark.parametrize("method", ["fit", "transform", "predict", "extend", "score"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda X: X[:0],
+        lambda X: X[:, :0],
+        lambda X: X[0],
+        lambda X: X + 1j,
+        sparse.csr_array,
+        sparse.csc_matrix,
+    ],
+    ids=["no rows", "no columns", "one-dimensional", "complex", "CSR", "CSC"],
+)
+def test_what_is_no_matrix_is_refused_by_name(X, method, change):
+    fitted = RQKMeans((4, 4), random_state=0).fit(X)
+    est = RQKMeans((4, 4)) if method == "fit" else fitted
+    with pytest.raises((ValueError, TypeError), match=r"\bX\b"):
+        getattr(est, method)(change(X))

@@ -5,7 +5,7 @@ import pytest
 import torch
 from numpy.testing import assert_array_equal
 
-from sk_rqkplus import _nearest, _products
+from sk_rqkplus import _nearest, _products, _rough
 from sk_rqkplus._nearest import Codewords, nearest
 from sk_rqkplus._residual import decode, encode
 from sk_rqkplus._rounding import input_roundoff
@@ -49,6 +49,69 @@ def test_codes_are_those_of_float64(problem):
     # Of two equal codewords the lower index wins.
     assert 3 in codes[:, 0]
     assert 7 not in codes[:, 0]
+
+
+def between(book, n_rows, tilt, rng):
+    """Rows half way between two codewords but for a tilt, in float64."""
+    pairs = [rng.permutation(len(book))[:2] for _ in range(n_rows)]
+    one, other = book.astype(np.float64)[np.transpose(pairs)]
+    side = rng.choice([-1, 1], size=(n_rows, 1))
+    return (one + other) / 2 + side * tilt * (one - other)
+
+
+@pytest.mark.parametrize("first_look", [False, True])
+@pytest.mark.parametrize("mean", MEANS)
+def test_close_calls_are_those_of_float64(monkeypatch, first_look, mean):
+    monkeypatch.setattr(_rough, "bfloat16_is_faster", lambda: first_look)
+    rng = np.random.default_rng(0)
+    books = [(s * rng.normal(size=(130, 160))).astype(np.float32) for s in (1, 0.05)]
+    first = books[0].astype(np.float64)[rng.integers(130, size=300)]
+    X = [between(books[0], 300, 1e-10, rng), first + between(books[1], 300, 1e-10, rng)]
+    args = np.concatenate(X) + mean, books, [np.zeros(130)] * 2, np.full(160, mean)
+    assert_array_equal(encode(*args), brute_force(*args))
+
+
+def test_rounding_of_earlier_levels_is_not_taken_for_a_difference():
+    # What float32 keeps of the residual is off by more than the tilt.
+    rng = np.random.default_rng(0)
+    books = [(s * rng.normal(size=(40, 32))).astype(np.float32) for s in (1e5, 1)]
+    X = books[0].astype(np.float64)[rng.integers(40, size=500)]
+    X += between(books[1], 500, 1e-6, rng)
+    args = X, books, [np.zeros(40)] * 2, np.zeros(32)
+    assert_array_equal(encode(*args), brute_force(*args))
+
+
+@pytest.mark.parametrize("mean", MEANS)
+def test_a_first_look_in_bfloat16_does_not_matter(monkeypatch, two_threads, mean):
+    looked_at = []
+
+    def look(rows, *args):
+        looked_at.append(len(rows))
+        return rough(rows, *args)
+
+    rough = _nearest.rough_labels
+    monkeypatch.setattr(_nearest, "rough_labels", look)
+    monkeypatch.setattr(_rough, "bfloat16_is_faster", lambda: True)
+    rng = np.random.default_rng(0)
+    spread = 0.97 ** np.arange(128)
+    X = (mean + spread * rng.normal(size=(2000, 128))).astype(np.float32)
+    books = [
+        (s * spread * rng.normal(size=(150, 128))).astype(np.float32) for s in (1, 0.5)
+    ]
+    model = books, [np.zeros(150)] * 2, X.mean(axis=0)
+    expected = np.concatenate(
+        [brute_force(part, *model) for part in np.array_split(X, 10)]
+    )
+    for n_threads in (1, 2):
+        two_threads(n_threads)
+        assert_array_equal(encode(X, *model), expected)
+    for size, n_rows in ((1, 200), (7, 200), (1000, 2000)):
+        parts = [encode(X[i : i + size], *model) for i in range(0, n_rows, size)]
+        assert_array_equal(np.concatenate(parts)[:n_rows], expected[:n_rows])
+    order = rng.permutation(len(X))
+    assert_array_equal(encode(X[order], *model), expected[order])
+    assert_array_equal(encode(np.asfortranarray(X), *model), expected)
+    assert sum(looked_at) > len(X)
 
 
 @pytest.mark.parametrize("batch", [1, 7, 1000])
