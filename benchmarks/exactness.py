@@ -1,11 +1,12 @@
 """Codes against a float64 brute force on a large catalogue, whatever the path.
 
-    python benchmarks/exactness.py [n_rows]
+    python benchmarks/exactness.py [--rows 1000000] [--out results/exactness.md]
 
-Prints how many codes of three levels differ, for every way of calling ``transform``.
-Needs the shared data beside the checkout.
+Counts rows with another code in any of three levels, for every way of calling
+``transform``. Needs the shared data beside the checkout.
 """
 
+import argparse
 import importlib.util
 import sys
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from tabulate import tabulate
 
 from sk_rqkplus import RQKMeans, _rough
 
@@ -88,48 +90,65 @@ def in_batches(rq, X, size):
     return np.concatenate(parts)
 
 
-def report(name, codes, expected):
-    """Print how many rows have another code."""
-    differ = int((codes != expected).any(axis=1).sum())
-    print(f"{name:>34}: {differ} of {len(codes):,} differ", flush=True)
-    return differ
-
-
-def check(title, rq, X):
-    """Compare every path with the brute force; return the number of differences."""
-    print(title)
+def check(data, rq, X):
+    """Compare every way with the brute force: rows of a table."""
     expected = brute_force(rq, X)
     order = np.random.default_rng(0).permutation(len(X))
     few, fewer = min(len(X), 70_000), min(len(X), 5_000)
-    total = report("all rows at once", rq.transform(X), expected)
-    total += report("batches of 1000", in_batches(rq, X, 1000), expected)
-    total += report("batches of 7", in_batches(rq, X[:few], 7), expected[:few])
-    total += report("batches of 1", in_batches(rq, X[:fewer], 1), expected[:fewer])
+    found = []
+
+    def report(way, codes, expected):
+        differ = int((codes != expected).any(axis=1).sum())
+        found.append([data, way, f"{len(codes):,}", differ])
+        print(*found[-1], sep="  ", flush=True)
+
+    report("all rows at once", rq.transform(X), expected)
+    report("batches of 1000", in_batches(rq, X, 1000), expected)
+    report("batches of 7", in_batches(rq, X[:few], 7), expected[:few])
+    report("batches of 1", in_batches(rq, X[:fewer], 1), expected[:fewer])
     with threads(1):
-        total += report("one thread", rq.transform(X), expected)
-    total += report("Fortran order", rq.transform(np.asfortranarray(X)), expected)
-    total += report("permuted", rq.transform(X[order]), expected[order])
+        report("one thread", rq.transform(X), expected)
+    report("Fortran order", rq.transform(np.asfortranarray(X)), expected)
+    report("permuted", rq.transform(X[order]), expected[order])
     with bf16_products():
-        total += report("bfloat16 inside products", rq.transform(X), expected)
+        report("bfloat16 inside products", rq.transform(X), expected)
     for wanted in (False, True):
         with first_look(wanted):
             name = f"first look {'in bfloat16' if wanted else 'in float32'}"
-            total += report(name, rq.transform(X), expected)
-    return total
+            report(name, rq.transform(X), expected)
+    return found
 
 
 def main():
     """Check centred data and data far from the origin."""
-    n_rows = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
-    X = load_rows(n_rows)
-    params = {"max_samples": min(n_rows, 100_000), "random_state": 0}
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    X = load_rows(args.rows)
+    params = {"max_samples": min(args.rows, 100_000), "random_state": 0}
     rq = RQKMeans(balance="all", store_catalogue=False, dedup="suffix", **params)
-    total = check(f"{n_rows:,} x {X.shape[1]}, balance='all'", rq.fit(X), X)
+    found = check("as they are", rq.fit(X), X)
     X -= X.mean(axis=0)
     X /= X.std()
     X += 100
-    total += check("the same with mean 100, deviation 1", rq.fit(X), X)
-    sys.exit(1 if total else 0)
+    found += check("mean 100, deviation 1", rq.fit(X), X)
+    if args.out:
+        args.out.write_text(describe(found, X))
+    sys.exit(1 if any(differ for *_, differ in found) else 0)
+
+
+def describe(found, X):
+    """The page of results."""
+    table = tabulate(
+        found, ["rows", "way", "compared", "differ"], "pipe", disable_numparse=True
+    )
+    return (
+        f"# Codes of {len(X):,} x {X.shape[1]} rows, 3 x 256, all levels balanced\n\n"
+        "Rows with another code than sums of squared differences in float64 give them."
+        f"\n\n{table}\n\ntorch {torch.__version__}, {torch.get_num_threads()} threads; "
+        "`python benchmarks/exactness.py`\n"
+    )
 
 
 if __name__ == "__main__":
