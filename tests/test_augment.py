@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_array_equal
+from sklearn.cluster import KMeans
 
 from sk_rqkplus import RQKMeans
 from sk_rqkplus._augment import nearest_others, resolve_augment, smoothed_bootstrap
+from sk_rqkplus.metrics import perplexity
 
 
 def draw(n_rows=60, n_features=5, seed=0):
@@ -84,3 +86,11 @@ def test_unseen_rows_are_described_better(industrial):
         assert_array_equal(rq.codes_, rq.transform(known))
     assert errors["auto"] < 0.95 * errors["none"]
     assert errors["auto"] < 0.00106
+    # All of the last two levels is used, and the fitted rows are described no worse
+    # than by plain k-means.
+    assert (perplexity(rq.codes_)[1:] >= 0.4 * 256).all()
+    left = known
+    for _ in range(3):
+        level = KMeans(256, n_init=1, random_state=0).fit(left)
+        left = left - level.cluster_centers_[level.labels_]
+    assert -rq.score(known) <= np.square(left).mean()

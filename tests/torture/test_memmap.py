@@ -50,6 +50,9 @@ rq = RQKMeans(sizes, balance=balance, max_samples=max_samples, random_state=0).f
 seconds, peak = time.perf_counter() - begin, peaks[0]
 unique = len(np.unique(rq.ids_[:: max(1, n_rows // 10**6)], axis=0))
 held = rq.codes_.nbytes + rq.ids_.nbytes + 28 * n_rows
+if room:
+    assert (rq.transform(X) == rq.codes_).all()
+    assert (rq.predict(X) == rq.ids_).all()
 print(json.dumps([len(rq.ids_), unique, seconds, peak, peak - before, held]))
 """
 
