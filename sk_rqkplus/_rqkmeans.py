@@ -96,11 +96,12 @@ class RQKMeans(BaseQuantizer):
 
     refine : int, default=0
         Rounds of moving the codewords of all levels jointly to where they reconstruct
-        the rows best under their codes. Lowers the error and costs collisions.
+        the rows best under their codes. One lowers the error of unseen rows by 1 to 2 %
+        and costs some collisions; more of them add little.
 
     beam_size : int, default=1
         Prefixes that compete at every level of encoding; 1 is the greedy code. 5 takes
-        twice the time and lowers the error by about 1 %. A beam does not hold the
+        twice the time and lowers the error by 0.7 %. A beam does not hold the
         counts of balanced levels to their bounds.
 
     dedup : {"reassign", "suffix"}, default="reassign"
