@@ -492,6 +492,7 @@ def test_a_far_pair_of_codewords_does_not_take_what_is_far(away, n_copied, monke
     assert len(left) > 1
     assert max(left) == left[0]
     if n_copied == 0:
+        assert sorted(left, reverse=True) == left
         assert (gap < 1e-9, n_beyond, parted) == (True, 0, False)
         assert_array_equal(counts, 500)
     else:
