@@ -22,6 +22,8 @@ STARTS = {
     "k-means++": {"init": "k-means++"},
     "random rows": {"init": "random"},
     "k-means++, n_init=2": {"init": "k-means++", "n_init": 2},
+    "refine=0": {"refine": 0},
+    "refine=2": {"refine": 2},
 }
 
 

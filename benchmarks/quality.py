@@ -45,12 +45,13 @@ MIXTURES = {
     for augment in ("none", "auto")
 }
 BEYOND_GREEDY: dict[str, dict[str, Any]] = {
-    "default": {},
+    "refine=0": {"refine": 0},
+    "refine=2": {"refine": 2},
+    "refine=5": {"refine": 5},
     "beam_size=2": {"beam_size": 2},
     "beam_size=5": {"beam_size": 5},
     "beam_size=10": {"beam_size": 10},
-    "refine=1": {"refine": 1},
-    "refine=5": {"refine": 5},
+    "refine=0, beam_size=5": {"refine": 0, "beam_size": 5},
     "refine=5, beam_size=5": {"refine": 5, "beam_size": 5},
 }
 
@@ -147,12 +148,13 @@ def main() -> None:
     of_small = compare({**plain, **dict(makers({**MIXTURES, **BEYOND_GREEDY}))}, parts)
     rows = make_rows(25_000, 0)
     larger = [(rows[:20_000], rows[20_000:])] * 2
-    of_larger = compare(dict(makers(BEYOND_GREEDY)), larger)
+    of_larger = compare(dict(makers({"default": {}, **BEYOND_GREEDY})), larger)
     text = f"""# Quality of RQKMeans, 3 x 256
 
 Cohesion is the mean cosine of two fitted items that share their first tokens, recall
 that of ten neighbours among the rows that are held out, and the largest count that of
-a codeword of the last level. torch {torch.__version__}, {torch.get_num_threads()}
+a codeword of the last level. The default is balance="last", augment="auto", refine=1
+and beam_size=1. torch {torch.__version__}, {torch.get_num_threads()}
 threads; `python benchmarks/quality.py`.
 
 ## {len(small)} x {small.shape[1]}, a tenth held out, {args.splits} splits

@@ -661,7 +661,7 @@ def balance_prices(
 
 
 def balance_level(
-    left: Leftover, level: Level, tol: float, points: Points | None = None
+    left: Leftover, level: Level, tol: float, points: Callable[[], Points]
 ) -> tuple[Level, Balance]:
     """Prices for a level that balance all rows, to the last of them.
 
@@ -679,8 +679,8 @@ def balance_level(
     tol : float
         Relative deviation from equal counts that is allowed.
 
-    points : Points, optional
-        Rows that codewords may move to the means of; None leaves them where they are.
+    points : callable
+        Returns rows that codewords may move to the means of.
 
     Returns
     -------
@@ -703,11 +703,12 @@ def balance_level(
         in_the_way = balance.n_beyond > 0 or level.gap > LARGEST_GAP
         if not balance.parted or not in_the_way or len(tried) == MOST_TRIES:
             break
-        if points is None or len(left) > MANY_ROWS:
+        if len(left) > MANY_ROWS:
             break
         if few is None:
-            index = torch.arange(0, len(points), -(-len(points) // most))
-            few = Points(points.take(index.to(points.device)))
+            rows = points()
+            index = torch.arange(0, len(rows), -(-len(rows) // most))
+            few = Points(rows.take(index.to(rows.device)))
         codebook, prices = _priced_step(few, Scores(few, level.codebook), level.prices)
         n_iter = level.n_iter + 1
         level = replace(level, codebook=codebook, prices=prices, n_iter=n_iter)

@@ -2,26 +2,76 @@
 
 Level-wise k-means fits every codebook to what the levels before left over. For fixed
 codes all of them together solve a linear least-squares problem, whose normal equations
-need only counts, co-occurrences and sums of members.
+need only co-occurrences of codewords and the sums of what their members leave over.
 """
 
 from collections.abc import Iterable, Sequence
 from functools import reduce
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve
+import torch
+from scipy.sparse import csr_array
 from threadpoolctl import threadpool_limits
+from torch import Tensor
 
-from sk_rqkplus._threads import block_rows, split_rows
+from sk_rqkplus._members import member_sums
+
+# Co-occurrences, which are a matrix as long as it is not larger, and sums.
+Sums = tuple[csr_array, np.ndarray]
+DENSE_VALUES = 2**24
+# The solution is as close as that, relative to where it starts, or as close as so many
+# steps bring it.
+PRECISION, MOST_STEPS = 1e-4, 200
+
+
+def refine_sums(
+    residual: Tensor, labels: Sequence[Tensor], sizes: Sequence[int]
+) -> Sums:
+    """Both sides of the normal equations of a block of rows.
+
+    With the indicator matrix A of codes, of one column per codeword of any level, these
+    are ``A^T A`` and ``A^T (X - A C)``, which add up over blocks.
+
+    Parameters
+    ----------
+    residual : Tensor of shape (n_rows, n_features), float32
+        What all levels leave over.
+
+    labels : sequence of Tensor of shape (n_rows,), int
+        Codeword of every row, per level.
+
+    sizes : sequence of int
+        Number of codewords, per level.
+
+    Returns
+    -------
+    pairs : csr_array of shape (n_codewords, n_codewords), float64
+        How often codewords of all levels, one after the other, occur together.
+
+    sums : ndarray of shape (n_codewords, n_features), float64
+        Sum of the residuals of the members of each.
+    """
+    starts = np.cumsum([0, *sizes])
+    columns = torch.stack(list(labels), dim=1).cpu().numpy() + starts[:-1]
+    n_rows, n_levels = columns.shape
+    firsts = np.arange(0, n_rows * n_levels + 1, n_levels)
+    members = csr_array(
+        (np.ones(columns.size), columns.ravel(), firsts), shape=(n_rows, starts[-1])
+    )
+    sums = [
+        member_sums(residual, label.long(), size, exact=False).sums
+        for label, size in zip(labels, sizes, strict=True)
+    ]
+    return (members.T @ members).tocsr(), torch.cat(sums).cpu().numpy()
+
+
+def merge_sums(blocks: Iterable[Sums]) -> Sums:
+    """Sums of all blocks, added in their order."""
+    return reduce(lambda a, b: (a[0] + b[0], a[1] + b[1]), blocks)
 
 
 def refine_codebooks(
-    rows: np.ndarray,
-    codes: np.ndarray,
-    codebooks: Sequence[np.ndarray],
-    *,
-    ridge: float = 1e-3,
-    frozen: int = 0,
+    sums: Sums, codebooks: Sequence[np.ndarray], *, ridge: float
 ) -> list[np.ndarray]:
     """Codewords of all levels that reconstruct the rows best under their codes.
 
@@ -32,21 +82,15 @@ def refine_codebooks(
 
     Parameters
     ----------
-    rows : ndarray of shape (n_rows, n_features), float32 or float64
-        Centred rows; only a chunk of them is ever copied.
-
-    codes : ndarray of shape (n_rows, n_levels), int
-        Index of one codeword per level.
+    sums : tuple
+        What :func:`refine_sums` returns, of all rows.
 
     codebooks : sequence of ndarray of shape (n_codewords, n_features)
         The present codebooks, one per level.
 
-    ridge : float, default=1e-3
+    ridge : float
         Weight of the present codewords, in rows: a codeword of m rows is drawn to its
         place as by ``ridge`` of m + ``ridge`` rows. Positive.
-
-    frozen : int, default=0
-        Number of first levels that are not changed.
 
     Returns
     -------
@@ -54,97 +98,43 @@ def refine_codebooks(
         Refined codebooks, in the dtypes of the given ones. They do not depend on the
         number of threads.
 
-    Raises
-    ------
-    ValueError
-        If ``ridge`` is not positive, or if ``frozen`` is not in [0, n_levels].
-
     References
     ----------
     Babenko and Lempitsky, "Additive quantization for extreme vector compression", 2014,
     for the least-squares update of all codebooks at once.
     """
-    if not ridge > 0:
-        raise ValueError(
-            f"ridge={ridge} should be > 0. Without it the codewords are not determined."
-        )
-    if not 0 <= frozen <= len(codebooks):
-        raise ValueError(
-            f"frozen={frozen} should be in [0, {len(codebooks)}], the number of levels."
-        )
-    if frozen == len(codebooks):
-        return [book.copy() for book in codebooks]
-    blocks = split_rows(len(rows), block_rows(len(rows)))
-    sums = merge_sums(
-        refine_sums(rows[block], codes[block], codebooks, frozen=frozen)
-        for block in blocks
-    )
-    return solve_codebooks(sums, codebooks, ridge=ridge, frozen=frozen)
-
-
-Sums = tuple[np.ndarray, np.ndarray]
-
-
-def refine_sums(
-    rows: np.ndarray,
-    codes: np.ndarray,
-    codebooks: Sequence[np.ndarray],
-    *,
-    frozen: int = 0,
-) -> Sums:
-    """Left and right side of the normal equations of a block of rows.
-
-    Co-occurrences of the codewords, ``A^T A`` of the indicator matrix A, and the sums
-    of residuals over their members, ``A^T (X - A C)``; both add up over blocks. Counts
-    are integers up to 2^53, which float64 holds exactly in any order of summation.
-    """
-    starts = np.cumsum([0, *map(len, codebooks[frozen:])])
-    members = codes[:, frozen:].astype(np.int64) + starts[:-1]
-    gram = np.zeros((starts[-1], starts[-1]))
-    sums = np.zeros((starts[-1], rows.shape[1]))
-    residual = rows.astype(np.float64)
-    for book, code in zip(codebooks, codes.T, strict=True):
-        residual -= book[code]
-    for level in members.T:
-        for other in members.T:
-            np.add.at(gram, (level, other), 1.0)
-        order = np.argsort(level, kind="stable")
-        present, first = np.unique(level[order], return_index=True)
-        sums[present] += np.add.reduceat(residual[order], first, axis=0)
-    return gram, sums
-
-
-def merge_sums(blocks: Iterable[Sums]) -> Sums:
-    """Sums of all blocks, added in their order."""
-    return reduce(lambda a, b: (a[0] + b[0], a[1] + b[1]), blocks)
-
-
-def solve_codebooks(
-    sums: Sums, codebooks: Sequence[np.ndarray], *, ridge: float, frozen: int = 0
-) -> list[np.ndarray]:
-    """Codebooks of :func:`refine_codebooks`, from the sums of all rows."""
-    moving = codebooks[frozen:]
-    step = _solve(*sums, ridge)
     # What is solved for is the step from the present codewords, not their place: it is
-    # small, and zero in exact arithmetic and in floating point where there is no row.
-    parts = np.split(step, np.cumsum([len(book) for book in moving])[:-1])
-    moved = [
-        (book + part).astype(book.dtype)
-        for book, part in zip(moving, parts, strict=False)
+    # small, and zero where there is no row.
+    steps = np.split(_solve(*sums, ridge), np.cumsum([*map(len, codebooks)])[:-1])
+    return [
+        (book + step).astype(book.dtype)
+        for book, step in zip(codebooks, steps, strict=True)
     ]
-    return [book.copy() for book in codebooks[:frozen]] + moved
 
 
-def _solve(gram: np.ndarray, sums: np.ndarray, ridge: float) -> np.ndarray:
-    """Solve ``(G + ridge I) S = B`` for the codewords that have rows.
+def _solve(pairs: csr_array, sums: np.ndarray, ridge: float) -> np.ndarray:
+    """Solve ``(G + ridge I) S = B`` by conjugate gradients, scaled by the diagonal.
 
-    On one thread: the sums of a factorisation are ordered by the number of threads.
+    Codewords of different levels go together about as often as chance has it, so that
+    some ten steps are enough, where a factorisation of thousands of codewords would
+    take minutes.
     """
-    step = np.zeros_like(sums)
-    used = np.flatnonzero(gram.diagonal())
-    system = gram[np.ix_(used, used)]
-    system[np.diag_indices_from(system)] += ridge
+    matrix = pairs.toarray() if np.prod(pairs.shape) <= DENSE_VALUES else pairs
+    diagonal = (pairs.diagonal() + ridge)[:, None]
+    solution, left = np.zeros_like(sums), sums.copy()
+    scaled = left / diagonal
+    direction, size = scaled, np.vdot(left, scaled)
+    enough = PRECISION**2 * size
+    # On one thread: the sums of a product are ordered by the number of threads.
     with threadpool_limits(limits=1, user_api="blas"):
-        factor = cho_factor(system, lower=True, overwrite_a=True)
-        step[used] = cho_solve(factor, sums[used])
-    return step
+        for _ in range(MOST_STEPS):
+            if size <= enough:
+                break
+            image = matrix @ direction + ridge * direction
+            length = size / np.vdot(direction, image)
+            solution += length * direction
+            left -= length * image
+            scaled = left / diagonal
+            before, size = size, np.vdot(left, scaled)
+            direction = scaled + size / before * direction
+    return solution

@@ -13,10 +13,17 @@ from torch import Tensor
 from sk_rqkplus._beam import BeamCodebooks, beam_search
 from sk_rqkplus._nearest import Codewords, nearest_in_tile, tile_rows
 from sk_rqkplus._points import Points
-from sk_rqkplus._refine import refine_codebooks
+from sk_rqkplus._refine import Sums, merge_sums, refine_codebooks, refine_sums
 from sk_rqkplus._rounding import FLOAT32_ROUNDOFF, row_sums
 from sk_rqkplus._scores import Scores, Selection
-from sk_rqkplus._threads import join_chunks, map_chunks, scratch
+from sk_rqkplus._threads import (
+    block_rows,
+    join_chunks,
+    map_chunks,
+    map_items,
+    scratch,
+    split_rows,
+)
 
 Latent = Callable[[Tensor], Tensor]
 
@@ -161,9 +168,20 @@ class Leftover:
         if keep:
             if latent is not None:
                 self.latents = self._join(self._first)
-            kept = self._join(lambda tile: self._first(tile).float())
-            self.noise = self._join(lambda tile: rounding(kept[tile]))
-            self.rows = kept
+            self._keep()
+
+    def _keep(self) -> None:
+        kept = self._join(lambda tile: self._first(tile).float())
+        self.noise = self._join(lambda tile: rounding(kept[tile]))
+        self.rows = kept
+
+    def restart(self) -> None:
+        """Return to before the first level."""
+        self.levels, self.labels = [], []
+        if self.kept:
+            # Before there are others.
+            self.rows = None
+            self._keep()
 
     def __len__(self) -> int:
         return len(self.X)
@@ -321,12 +339,37 @@ class Leftover:
 
         return self._join(search_tile, max(map(len, books.levels)))
 
-    def codes_to_refine(self, beam_size: int) -> np.ndarray:
-        """Codes of the levels so far, by beam search where it is wider than 1."""
+    def search_again(self, beam_size: int) -> None:
+        """Take the codes of a beam search over the levels so far for the greedy ones.
+
+        Parameters
+        ----------
+        beam_size : int
+            Number of prefixes that are kept; with 1 nothing changes.
+        """
         if beam_size == 1:
-            return self.codes
-        books = BeamCodebooks(self.levels)
-        return self.restarted().search(books, beam_size).cpu().numpy()
+            return
+        levels = self.levels
+        self.restart()
+        codes = self.search(BeamCodebooks(levels), beam_size).int()
+        for words, labels in zip(levels, codes.T, strict=True):
+            self.advance(words, labels.contiguous())
+
+    def refine_sums(self, index: slice) -> Sums:
+        """What a joint refinement of the levels so far needs to know of some rows.
+
+        Parameters
+        ----------
+        index : slice
+            Which rows.
+
+        Returns
+        -------
+        sums : tuple
+            See :func:`~sk_rqkplus._refine.refine_sums`.
+        """
+        labels = [part[index] for part in self.labels]
+        return refine_sums(self.take(index), labels, [*map(len, self.levels)])
 
     def refined(self, ridge: float, beam_size: int) -> list[np.ndarray]:
         """Codebooks of the levels so far, moved jointly.
@@ -337,28 +380,19 @@ class Leftover:
             See :func:`~sk_rqkplus._refine.refine_codebooks`.
 
         beam_size : int
-            Width of the search for the codes that they are refined for.
+            Width of the search for the codes that they are refined for; with more than
+            1 these take the place of the greedy ones.
 
         Returns
         -------
         codebooks : list of ndarray of shape (n_codewords, n_features), float32
             Refined codebooks.
         """
-        rows = self.restarted().points.rows.cpu().numpy()
-        codes = self.codes_to_refine(beam_size)
+        self.search_again(beam_size)
+        blocks = split_rows(len(self), block_rows(len(self), self.device))
+        sums = merge_sums(map_items(self.refine_sums, blocks, self.device))
         books = [words.codebook.cpu().numpy() for words in self.levels]
-        return refine_codebooks(rows, codes, books, ridge=ridge)
-
-    def restarted(self) -> "Leftover":
-        """The same rows, before the first level."""
-        return Leftover(
-            self.X,
-            self.mean,
-            self.scale,
-            latent=self.latent,
-            device=self.device,
-            keep=self.kept,
-        )
+        return refine_codebooks(sums, books, ridge=ridge)
 
     def scores(self, codebook: Tensor, selection: Selection) -> Scores:
         """Scores of some rows.

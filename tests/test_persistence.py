@@ -330,12 +330,12 @@ def test_nesting_without_end_is_refused(fits, tmp_path):
 
 
 EXPECTED = {
-    "rqkmeans": RQKMeans((4, 4), balance="all", tol=1e-3, random_state=0),
+    "rqkmeans": RQKMeans((4, 4), balance="all", tol=1e-3, refine=0, random_state=0),
     "rqkmeans_plus": RQKMeansPlus(
         [4, 4],
         hidden_layer_sizes=(3,),
         batch_norm=True,
-        rqkmeans=RQKMeans(max_iter=5, tol=1e-3),
+        rqkmeans=RQKMeans(max_iter=5, tol=1e-3, refine=0),
         **TRAINED,
     ),
     "rqvae": RQVAE(np.array([4, 4]), hidden_layer_sizes=(3,), latent_dim=2, **TRAINED),
@@ -384,7 +384,7 @@ def edit(folder, change):
 
 def test_a_parameter_that_came_later_has_its_default(fits, saved):
     edit(saved, lambda content: content["values"]["parameters"].pop("refine"))
-    assert RQKMeans.load(saved).refine == 0
+    assert RQKMeans.load(saved).refine == 1
 
 
 def test_a_parameter_of_tomorrow_is_refused_with_advice(fits, saved):

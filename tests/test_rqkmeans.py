@@ -16,7 +16,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline
 
-from sk_rqkplus import RQKMeans, _cells
+from sk_rqkplus import RQKMeans, _cells, _rqkmeans
 from sk_rqkplus.datasets import make_catalogue
 from sk_rqkplus.metrics import collision_rate, load_cv
 from sk_rqkplus.scorers import SCORERS
@@ -404,8 +404,10 @@ def test_units_beyond_float32_are_refused(X, unit):
 
 def test_beam_lowers_the_error(industrial):
     X = industrial[:2000]
-    rq = RQKMeans((32,) * 3, balance="none", random_state=0).fit(X)
-    wide = RQKMeans((32,) * 3, balance="none", beam_size=5, random_state=0).fit(X)
+    # A refinement is for the codes of the beam, and there are other codebooks.
+    params = {"balance": "none", "refine": 0, "random_state": 0}
+    rq = RQKMeans((32,) * 3, **params).fit(X)
+    wide = RQKMeans((32,) * 3, beam_size=5, **params).fit(X)
     for book, expected in zip(wide.codebooks_, rq.codebooks_, strict=True):
         assert_array_equal(book, expected)
     assert wide.score(X) > rq.score(X)
@@ -415,17 +417,47 @@ def test_beam_lowers_the_error(industrial):
 
 
 @pytest.mark.parametrize("beam_size", [1, 3])
-def test_refinement_lowers_the_error_and_keeps_the_balance(industrial, beam_size):
+@pytest.mark.parametrize("balance", ["last", "all"])
+@pytest.mark.parametrize("augment", ["none", 3000])
+def test_refinement_lowers_the_error_and_keeps_the_balance(
+    industrial, beam_size, balance, augment
+):
     X = industrial[:1500]
-    params = {"augment": "none", "beam_size": beam_size, "random_state": 0}
-    rq = RQKMeans((32,) * 3, **params).fit(X)
-    refined = RQKMeans((32,) * 3, refine=3, **params).fit(X)
-    assert refined.score(X) > rq.score(X)
-    assert_array_equal(refined.codes_, refined.transform(X))
-    if beam_size == 1:
-        counts = np.bincount(refined.codes_[:, 2], minlength=32)
-        assert counts.min() >= 46
-        assert counts.max() <= 47
+    params = {"augment": augment, "beam_size": beam_size, "random_state": 0}
+    fits = [
+        RQKMeans((32,) * 3, balance=balance, refine=refine, **params).fit(X)
+        for refine in (0, 1, 3)
+    ]
+    scores = [rq.score(X) for rq in fits]
+    assert scores == sorted(scores)
+    for rq in fits:
+        assert_array_equal(rq.codes_, rq.transform(X))
+        if beam_size == 1:
+            assert (rq.duality_gap_ <= 1e-4).all()
+            for number in range(3) if balance == "all" else [2]:
+                counts = np.bincount(rq.codes_[:, number], minlength=32)
+                assert set(counts) == {46, 47}
+
+
+def test_refinement_of_one_level_changes_nothing(X):
+    plain = RQKMeans((16,), refine=0, random_state=0).fit(X)
+    refined = RQKMeans((16,), refine=2, random_state=0).fit(X)
+    assert_array_equal(refined.codebooks_[0], plain.codebooks_[0])
+
+
+def test_refined_codewords_are_where_they_reconstruct_best(industrial):
+    # Of the codes that they are refined for, which are those of the levels as fitted.
+    params = {"balance": "none", "augment": "none", "random_state": 0}
+    before = RQKMeans((32,) * 3, refine=0, **params).fit(industrial)
+    after = RQKMeans((32,) * 3, refine=1, **params).fit(industrial)
+    ridge = _rqkmeans.RIDGE
+    hot = [np.eye(32)[code] for code in before.codes_.T]
+    design = np.vstack([np.hstack(hot), np.sqrt(ridge) * np.eye(96)])
+    given = np.vstack(before.codebooks_)
+    target = np.vstack([industrial - before.mean_, np.sqrt(ridge) * given])
+    expected = np.linalg.lstsq(design, target, rcond=None)[0]
+    assert np.abs(expected - given).max() > 1e-2
+    assert_allclose(np.vstack(after.codebooks_), expected, atol=5e-6)
 
 
 @pytest.mark.filterwarnings("ignore:codebook_sizes:UserWarning")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sk_rqkplus._nearest import Codewords
 from sk_rqkplus._points import Points
-from sk_rqkplus._refine import merge_sums, refine_sums, solve_codebooks
+from sk_rqkplus._refine import Sums, merge_sums, refine_codebooks
 from sk_rqkplus._residual import Leftover
 from sk_rqkplus._rqkmeans import RQKMeans
 from sk_rqkplus._scores import Addend, Scores, Selection, add_up, score_rows
@@ -319,10 +319,15 @@ class EngineRows:
     kept, device = False, CPU
 
     def __init__(self, engine: Engine, mean: np.ndarray, scale: float):
-        self.first = self.engine = engine
+        self.first = engine
         self.mean, self.scale = mean, scale
+        self.restart()
+
+    def restart(self) -> None:
+        """Return to before the first level."""
+        self.engine = self.first
         self.levels: list[Codewords] = []
-        # Labels of the last level, until they are asked for: a fit never does.
+        # Labels of the last level, until they are asked for: of all rows nobody does.
         self._waiting: tuple | None = None
 
     def __len__(self) -> int:
@@ -415,15 +420,11 @@ class EngineRows:
         """Labels of the levels so far, of shape (n_samples, n_levels), int32."""
         return np.concatenate(list(self.run(_codes)))
 
-    def restarted(self) -> "EngineRows":
-        """The same rows, before the first level."""
-        return EngineRows(self.first, self.mean, self.scale)
-
     def refined(self, ridge: float, beam_size: int) -> list[np.ndarray]:
         """Codebooks of the levels so far, moved jointly."""
         sums = merge_sums(self.run(_refine_sums, beam_size))
         books = [words.codebook.numpy() for words in self.levels]
-        return solve_codebooks(sums, books, ridge=ridge)
+        return refine_codebooks(sums, books, ridge=ridge)
 
 
 class Gathered(Points):
@@ -473,10 +474,9 @@ def _codes(rows: BlockRows) -> np.ndarray:
     return rows.codes
 
 
-def _refine_sums(rows: BlockRows, beam_size: int) -> tuple[np.ndarray, np.ndarray]:
-    books = [words.codebook.numpy() for words in rows.levels]
-    codes = rows.codes_to_refine(beam_size)
-    return refine_sums(rows.restarted().points.rows.numpy(), codes, books)
+def _refine_sums(rows: BlockRows, beam_size: int) -> Sums:
+    rows.search_again(beam_size)
+    return rows.refine_sums(slice(0, len(rows)))
 
 
 class EngineScores(Scores):
