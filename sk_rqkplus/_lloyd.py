@@ -56,6 +56,9 @@ BALANCED_ROWS, MOST_BALANCED_ROWS = 64, 512
 # Relative duality gap above which codewords move on where copies are the reason, and so
 # many places that they are tried at.
 LARGEST_GAP, MOST_TRIES = 1e-4, 4
+# How far they move on, as a multiple of the way to the mean of their members: a little,
+# since all levels together have found their places.
+NUDGE = 0.25
 # One of so many rows, or fewer, are gathered in memory: blocks would have few of them.
 SPARSE = 64
 # Values of an outline of a row, of most levels or more.
@@ -533,7 +536,7 @@ def follow(
     prices: Tensor,
     before: Tensor,
     after: Tensor,
-    counts: Tensor,
+    counts: Tensor | None = None,
     relaxation: float = 1.0,
 ) -> Tensor:
     """Prices of codewords that went towards the mean of their members.
@@ -551,9 +554,9 @@ def follow(
     before, after : Tensor of shape (n_codewords, n_features), float32
         Codewords.
 
-    counts : Tensor of shape (n_codewords,), int64
-        Members of each; a codeword without any is free afterwards, and one that was
-        free stays so.
+    counts : Tensor of shape (n_codewords,), int64, optional
+        Members of each, where it is known; a codeword without any is free afterwards,
+        and one that was free stays so.
 
     relaxation : float, default=1.0
         How far they went, as a multiple of the way to the mean.
@@ -565,7 +568,8 @@ def follow(
     """
     share = (2 - relaxation) / relaxation
     nearer = share * (after - before).double().square().sum(1)
-    return torch.where((counts == 0) | (prices == 0), 0.0, prices + nearer)
+    free = prices == 0 if counts is None else (prices == 0) | (counts == 0)
+    return torch.where(free, 0.0, prices + nearer)
 
 
 @dataclass
@@ -665,8 +669,8 @@ def balance_level(
 ) -> tuple[Level, Balance]:
     """Prices for a level that balance all rows, to the last of them.
 
-    Copies of a row may be in the way of that. Then codewords move to the means of their
-    members, where others are in the way, or none.
+    Copies of a row may be in the way of that. Then codewords move towards the means of
+    their members, where others are in the way, or none.
 
     Parameters
     ----------
@@ -680,7 +684,7 @@ def balance_level(
         Relative deviation from equal counts that is allowed.
 
     points : callable
-        Returns rows that codewords may move to the means of.
+        Returns rows that codewords may move towards the means of.
 
     Returns
     -------
@@ -709,7 +713,8 @@ def balance_level(
             rows = points()
             index = torch.arange(0, len(rows), -(-len(rows) // most))
             few = Points(rows.take(index.to(rows.device)))
-        codebook, prices = _priced_step(few, Scores(few, level.codebook), level.prices)
+        scores = Scores(few, level.codebook)
+        codebook, prices = _priced_step(few, scores, level.prices, NUDGE)
         n_iter = level.n_iter + 1
         level = replace(level, codebook=codebook, prices=prices, n_iter=n_iter)
     return min(tried, key=lambda one: (one[1].n_beyond, one[1].gap))

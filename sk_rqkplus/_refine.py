@@ -6,19 +6,20 @@ need only co-occurrences of codewords and the sums of what their members leave o
 """
 
 from collections.abc import Iterable, Sequence
-from functools import reduce
 
 import numpy as np
 import torch
 from scipy.sparse import csr_array
-from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from sk_rqkplus._members import member_sums
+from sk_rqkplus._threads import one_thread
 
-# Co-occurrences, which are a matrix as long as it is not larger, and sums.
+# Co-occurrences of codewords, and sums of residuals over their members.
 Sums = tuple[csr_array, np.ndarray]
-DENSE_VALUES = 2**24
+# A product takes a matrix whole where it has no more values, and one in so many is not
+# zero: of the others it takes as long as these.
+DENSE_VALUES, DENSE = 2**26, 16
 # The solution is as close as that, relative to where it starts, or as close as so many
 # steps bring it.
 PRECISION, MOST_STEPS = 1e-4, 200
@@ -51,10 +52,10 @@ def refine_sums(
     sums : ndarray of shape (n_codewords, n_features), float64
         Sum of the residuals of the members of each.
     """
-    starts = np.cumsum([0, *sizes])
-    columns = torch.stack(list(labels), dim=1).cpu().numpy() + starts[:-1]
+    starts = np.cumsum([0, *sizes], dtype=np.int32)
+    columns = torch.stack(list(labels), dim=1).int().cpu().numpy() + starts[:-1]
     n_rows, n_levels = columns.shape
-    firsts = np.arange(0, n_rows * n_levels + 1, n_levels)
+    firsts = np.arange(0, columns.size + 1, n_levels, dtype=np.int32)
     members = csr_array(
         (np.ones(columns.size), columns.ravel(), firsts), shape=(n_rows, starts[-1])
     )
@@ -66,8 +67,22 @@ def refine_sums(
 
 
 def merge_sums(blocks: Iterable[Sums]) -> Sums:
-    """Sums of all blocks, added in their order."""
-    return reduce(lambda a, b: (a[0] + b[0], a[1] + b[1]), blocks)
+    """Sums of all blocks, added in their order.
+
+    Co-occurrences are whole numbers, whose order does not matter: those of many blocks
+    are not copied for every other one.
+    """
+    waiting: list[csr_array] = []
+    total: np.ndarray | None = None
+    for pairs, sums in blocks:
+        total = sums if total is None else total + sums
+        waiting.append(pairs)
+        while len(waiting) > 1 and 2 * waiting[-1].nnz >= waiting[-2].nnz:
+            waiting[-2:] = [waiting[-2] + waiting[-1]]
+    while len(waiting) > 1:
+        waiting[-2:] = [waiting[-2] + waiting[-1]]
+    assert total is not None
+    return waiting[0], total
 
 
 def refine_codebooks(
@@ -112,29 +127,29 @@ def refine_codebooks(
     ]
 
 
+@one_thread()
 def _solve(pairs: csr_array, sums: np.ndarray, ridge: float) -> np.ndarray:
     """Solve ``(G + ridge I) S = B`` by conjugate gradients, scaled by the diagonal.
 
     Codewords of different levels go together about as often as chance has it, so that
     some ten steps are enough, where a factorisation of thousands of codewords would
-    take minutes.
+    take minutes. On one thread: the sums of a product are ordered by their number.
     """
-    matrix = pairs.toarray() if np.prod(pairs.shape) <= DENSE_VALUES else pairs
+    dense = pairs.shape[0] ** 2 <= min(DENSE_VALUES, DENSE * pairs.nnz)
+    matrix = pairs.toarray() if dense else pairs
     diagonal = (pairs.diagonal() + ridge)[:, None]
     solution, left = np.zeros_like(sums), sums.copy()
     scaled = left / diagonal
     direction, size = scaled, np.vdot(left, scaled)
     enough = PRECISION**2 * size
-    # On one thread: the sums of a product are ordered by the number of threads.
-    with threadpool_limits(limits=1, user_api="blas"):
-        for _ in range(MOST_STEPS):
-            if size <= enough:
-                break
-            image = matrix @ direction + ridge * direction
-            length = size / np.vdot(direction, image)
-            solution += length * direction
-            left -= length * image
-            scaled = left / diagonal
-            before, size = size, np.vdot(left, scaled)
-            direction = scaled + size / before * direction
+    for _ in range(MOST_STEPS):
+        if size <= enough:
+            break
+        image = matrix @ direction + ridge * direction
+        length = size / np.vdot(direction, image)
+        solution += length * direction
+        left -= length * image
+        scaled = left / diagonal
+        before, size = size, np.vdot(left, scaled)
+        direction = scaled + size / before * direction
     return solution

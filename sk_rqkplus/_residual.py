@@ -5,6 +5,7 @@ levels before it left over. Codes are those of float64 arithmetic (see ``_neares
 """
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 
 import numpy as np
 import torch
@@ -26,6 +27,8 @@ from sk_rqkplus._threads import (
 )
 
 Latent = Callable[[Tensor], Tensor]
+# Sums of a joint refinement that are in memory at a time, and blocks of rows at least.
+SUMS_BYTES, FEWEST_BLOCKS = 2**28, 8
 
 
 def power_of_two(magnitude: float) -> float:
@@ -389,9 +392,14 @@ class Leftover:
             Refined codebooks.
         """
         self.search_again(beam_size)
-        blocks = split_rows(len(self), block_rows(len(self), self.device))
-        sums = merge_sums(map_items(self.refine_sums, blocks, self.device))
         books = [words.codebook.cpu().numpy() for words in self.levels]
+        blocks = split_rows(len(self), block_rows(len(self), self.device))
+        # Sums that wait for each other take memory.
+        n_bytes = 8 * sum(book.size for book in books)
+        step = max(FEWEST_BLOCKS, SUMS_BYTES // n_bytes)
+        windows = (blocks[i : i + step] for i in range(0, len(blocks), step))
+        parts = (map_items(self.refine_sums, some, self.device) for some in windows)
+        sums = merge_sums(chain.from_iterable(parts))
         return refine_codebooks(sums, books, ridge=ridge)
 
     def scores(self, codebook: Tensor, selection: Selection) -> Scores:

@@ -1,8 +1,10 @@
 """RQKMeans: residual k-means codebooks."""
 
+from dataclasses import replace
 from functools import partial
 from numbers import Integral
 from os import PathLike
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +29,7 @@ from sk_rqkplus._lloyd import (
     bytes_to_fit,
     count_distinct,
     fit_codebook,
+    follow,
 )
 from sk_rqkplus._memory import give_back
 from sk_rqkplus._nearest import Codewords
@@ -325,19 +328,27 @@ class RQKMeans(BaseQuantizer):
         """Codebooks and prices from rows, wherever these are; all but their IDs."""
         sizes = self._resolve_sizes()
         balanced = self._resolve_balance(len(sizes))
+        # A level alone has been fitted as it should be.
+        n_rounds = self.refine if len(sizes) > 1 else 0
+        n_steps = [
+            self.n_init * self.max_iter + BALANCED_ITERATIONS * flag
+            for flag in balanced
+        ]
         with keep_journal(self, table) as (journal, rng):
             index = self._draw_sample(len(table), rng)
             few = None if index is None else Table(table.take(index), table.device)
             self.mean_, scale = self._resolve_origin(table if few is None else few)
             left = table.leftover(self.mean_, scale, keep=index is None)
             seen = left if few is None else few.leftover(self.mean_, scale)
-            sample = self._resolve_sample(seen, max(sizes), rng)
-            levels = self._fit_levels(seen, sample, sizes, balanced, rng, journal)
-            n_rounds = self._n_rounds(levels)
-            if n_rounds:
-                self._refine(seen, sample, levels, balanced, n_rounds)
-            if n_rounds or any(balanced) or left is not seen:
-                self._settle(left, sample, levels, balanced, journal)
+            sample = Sample(seen, self._resolve_mixtures(seen, max(sizes), rng))
+            with progress(self, sum(n_steps) + len(sizes), "iteration") as tick:
+                fit = partial(self._fit_levels, sample, sizes, balanced, n_rounds)
+                levels = fit(n_steps, rng, tick, journal)
+                parts = [journal.part(f"settled level {n}") for n in range(len(sizes))]
+                if n_rounds and not parts[-1].saved:
+                    self._refine(sample, levels, balanced, n_rounds)
+                if n_rounds or any(balanced) or left is not seen:
+                    self._settle(left, sample, levels, balanced, tick, parts)
             journal.flush()
         self.codebooks_ = [
             np.multiply(words.codebook.cpu().numpy(), scale, dtype=np.float32)
@@ -356,8 +367,8 @@ class RQKMeans(BaseQuantizer):
             sample_without_replacement(n_samples, self.max_samples, random_state=rng)
         )
 
-    def _resolve_sample(self, seen, n_codewords, rng):
-        """Rows to fit on: those that are seen, or mixtures of them."""
+    def _resolve_mixtures(self, seen, n_codewords, rng):
+        """Rows to learn from: those that are seen, or mixtures of them."""
         n_rows = resolve_augment(
             self.augment, partial(count_distinct, seen), n_codewords
         )
@@ -377,37 +388,33 @@ class RQKMeans(BaseQuantizer):
             )
         return mean, power_of_two(largest)
 
-    def _fit_levels(self, seen, sample, sizes, balanced, rng, journal):
-        """Fit level after level on the sample; what is seen follows."""
+    def _fit_levels(
+        self, sample, sizes, balanced, n_rounds, n_steps, rng, tick, journal
+    ):
+        """Fit level after level on the sample."""
         levels = []
-        n_steps = [
-            self.n_init * self.max_iter + BALANCED_ITERATIONS * flag
-            for flag in balanced
-        ]
-        with progress(self, sum(n_steps), "iteration") as tick:
-            for number, (size, flag) in enumerate(zip(sizes, balanced, strict=True)):
-                part = journal.part(f"level {number}")
-                last = number + 1 == len(sizes)
-                fit = partial(self._fit_level, seen, sample, size, flag, last)
-                level = part.once(Level, partial(fit, rng, tick, part))
-                tick(to=sum(n_steps[: number + 1]))
-                levels.append(level)
-                # Balanced rows are encoded when all of them are balanced.
-                if not (last and flag) or self._n_rounds(sizes):
-                    for rows in distinct(seen, sample):
-                        rows.advance(words_of(level))
+        for number, (size, flag) in enumerate(zip(sizes, balanced, strict=True)):
+            part = journal.part(f"level {number}")
+            last = number + 1 == len(sizes)
+            fit = partial(self._fit_level, sample, size, flag, last, n_rounds)
+            level = part.once(Level, partial(fit, rng, tick, part))
+            tick(to=sum(n_steps[: number + 1]))
+            levels.append(level)
+            # Rows of a last level that is balanced are encoded when it is.
+            if n_rounds or not (last and flag):
+                sample.advance(level)
         found = [len(level.codebook) for level in levels]
         warn_of_fewer(sizes, found)
         return levels
 
-    def _fit_level(self, seen, sample, size, flag, last, rng, tick, journal):
+    def _fit_level(self, sample, size, flag, last, n_rounds, rng, tick, journal):
         """Fit one level on the sample, with prices near balance."""
         # Of mixtures more may be different, and of few rows of many fewer.
-        n_codewords = count_distinct(seen, size)
-        if sample is not seen:
-            n_codewords = count_distinct(sample, n_codewords)
+        n_codewords = count_distinct(sample.seen, size)
+        if sample.is_mixed:
+            n_codewords = count_distinct(sample.rows, n_codewords)
         level = fit_codebook(
-            sample.points,
+            sample.rows.points,
             n_codewords,
             rng,
             init=self.init,
@@ -418,58 +425,53 @@ class RQKMeans(BaseQuantizer):
             tick=tick,
             journal=journal,
         )
-        if flag and not (last and sample is seen):
-            # What is left over, and by mixtures too, is that of balanced rows.
-            self._rebalance(seen, level)
-        return level
+        # What is left over, of mixtures too, is that of rows in balance. Codewords that
+        # move again are spared the last of it.
+        needed = not last or (n_rounds and sample.is_mixed)
+        return (
+            self._rebalance(sample, level, not n_rounds) if flag and needed else level
+        )
 
-    def _rebalance(self, seen, level):
-        """Balance a level on what is seen, from prices near to that."""
-        if len(level.codebook) > 1:
-            level.prices = balance_prices(
-                seen,
-                level.codebook,
-                self.balance_tol,
-                level.prices,
-                n_before=level.n_rows,
-            ).prices
+    def _rebalance(self, sample, level, exact):
+        """Balance a level on the rows that are seen, from prices near to that."""
+        if len(level.codebook) == 1:
+            return level
+        seen, n_before = sample.seen, level.n_rows
+        balance = balance_prices(
+            seen,
+            level.codebook,
+            self.balance_tol,
+            level.prices,
+            n_before=n_before,
+            exact=exact,
+        )
+        inertia = level.inertia * len(seen) / n_before
+        return replace(level, prices=balance.prices, inertia=inertia, n_rows=len(seen))
 
-    def _n_rounds(self, levels):
-        """Rounds of refinement; a level alone has been fitted as it should be."""
-        return self.refine if len(levels) > 1 else 0
-
-    def _refine(self, seen, sample, levels, balanced, n_rounds):
+    def _refine(self, sample, levels, balanced, n_rounds):
         """Move the codewords of all levels jointly to where they serve the sample."""
         for n_done in range(n_rounds):
             if n_done:
-                for rows in distinct(seen, sample):
-                    rows.restart()
-                for level, flag in zip(levels, balanced, strict=True):
+                sample.restart()
+                for number, flag in enumerate(balanced):
                     if flag:
-                        self._rebalance(seen, level)
-                    for rows in distinct(seen, sample):
-                        rows.advance(words_of(level))
-            books = sample.refined(RIDGE, self.beam_size)
-            for level, book in zip(levels, books, strict=True):
-                level.codebook = torch.as_tensor(book, device=sample.device)
+                        levels[number] = self._rebalance(sample, levels[number], False)
+                    sample.advance(levels[number])
+            books = sample.rows.refined(RIDGE, self.beam_size)
+            for number, (level, book) in enumerate(zip(levels, books, strict=True)):
+                moved = torch.as_tensor(book, device=level.codebook.device)
+                prices = follow(level.prices, level.codebook, moved)
+                levels[number] = replace(level, codebook=moved, prices=prices)
 
-    def _settle(self, left, sample, levels, balanced, journal):
+    def _settle(self, left, sample, levels, balanced, tick, parts):
         """Balance the levels on all rows, and encode these."""
         left.restart()
         for number, (level, flag) in enumerate(zip(levels, balanced, strict=True)):
-            points = partial(self._points_at, left, sample, levels[:number])
+            points = partial(sample.points_at, left, levels[:number])
             finish = partial(self._balance, left, level, number, flag, points)
-            part = journal.part(f"settled level {number}")
-            levels[number] = part.once(Level, finish)
+            levels[number] = parts[number].once(Level, finish)
             left.advance(words_of(levels[number]))
-
-    def _points_at(self, left, sample, levels):
-        """What some levels leave over of the sample."""
-        if sample is not left:
-            sample.restart()
-            for level in levels:
-                sample.advance(words_of(level))
-        return sample.points
+            tick()
 
     def _balance(self, left, level, number, flag, points):
         """Give a level that should have them prices that balance all rows."""
@@ -489,9 +491,34 @@ class RQKMeans(BaseQuantizer):
         return level
 
 
-def distinct(seen, sample):
-    """Rows that are seen, and those to fit on where they are others."""
-    return [seen] if sample is seen else [seen, sample]
+class Sample(NamedTuple):
+    """Rows that a fit sees, and those that it learns from: the same, or mixtures."""
+
+    seen: Leftover
+    rows: Leftover
+
+    @property
+    def is_mixed(self):
+        """Whether these are different rows."""
+        return self.rows is not self.seen
+
+    def advance(self, level):
+        """Subtract a level."""
+        for rows in self if self.is_mixed else [self.rows]:
+            rows.advance(words_of(level))
+
+    def restart(self):
+        """Return to before the first level."""
+        for rows in self if self.is_mixed else [self.rows]:
+            rows.restart()
+
+    def points_at(self, left, levels):
+        """What some levels leave over of the rows to learn from."""
+        if self.rows is not left:
+            self.rows.restart()
+            for level in levels:
+                self.rows.advance(words_of(level))
+        return self.rows.points
 
 
 def words_of(level):

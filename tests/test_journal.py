@@ -12,7 +12,15 @@ from numpy.testing import assert_array_equal
 from sklearn.utils import check_random_state
 from stand_in import gpu
 
-from sk_rqkplus import RQVAE, RQKMeans, RQKMeansPlus, _journal, _lloyd, _rqkmeans
+from sk_rqkplus import (
+    RQVAE,
+    RQKMeans,
+    RQKMeansPlus,
+    _journal,
+    _lloyd,
+    _residual,
+    _rqkmeans,
+)
 from sk_rqkplus._checkpoints import read_checkpoint
 from sk_rqkplus._journal import Book, Journal, describe, keep_journal
 from sk_rqkplus._lloyd import Level
@@ -78,6 +86,9 @@ KMEANS = [
     {},
     {"n_init": 2, "balance": "all", "balance_tol": 0.1},
     {"refine": 2, "beam_size": 2, "balance": "none"},
+    {"refine": 2, "balance": "all", "augment": "none"},
+    {"refine": 2, "balance": "all", "augment": 1000},
+    {"refine": 0, "balance": "all", "max_samples": 400},
     {"max_samples": 400, "init": "random"},
     {"augment": 1000},
 ]
@@ -100,6 +111,17 @@ def test_rqkmeans_in_pieces_is_that_of_one_piece(X, tmp_path, monkeypatch, param
         "fit-state-0",
         "fit-state-1",
     ]
+
+
+def test_a_finished_fit_is_not_refined_again(X, tmp_path, monkeypatch):
+    params = {"checkpoint_dir": tmp_path, "random_state": 0}
+    whole = RQKMeans((16, 16), **params).fit(X)
+
+    def refined(*args):
+        raise AssertionError("refined again")
+
+    monkeypatch.setattr(_residual.Leftover, "refined", refined)
+    assert_same_model(RQKMeans((16, 16), resume=True, **params).fit(X), whole)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -118,12 +118,40 @@ def test_one_level_gives_means():
     np.testing.assert_allclose(moved, means, atol=1e-6)
 
 
-def test_threads_do_not_matter_and_blocks_hardly():
+@pytest.mark.parametrize("n_block", [7, 50, 64])
+def test_blocks_hardly_matter(n_block):
     rows, codes, codebooks = problem()
+    whole = refined(rows, codes, codebooks, 10)
+    parted = refined(rows, codes, codebooks, 10, n_block=n_block)
+    # Members are added in float32, in runs.
+    np.testing.assert_allclose(np.vstack(parted), np.vstack(whole), atol=2e-6)
+
+
+def test_threads_do_not_matter():
+    # Sums of so many values are parted among threads of BLAS that may.
+    rng = np.random.RandomState(0)
+    rows = torch.from_numpy(rng.randn(20_000, 128).astype(np.float32))
+    labels = [torch.from_numpy(rng.randint(256, size=20_000)) for _ in range(3)]
+    sums = refine_sums(rows, labels, [256] * 3)
     results = []
     for n_threads in (1, 2):
         with threadpool_limits(limits=n_threads):
-            results.append(refined(rows, codes, codebooks, 0.1))
-    np.testing.assert_array_equal(np.vstack(results[0]), np.vstack(results[1]))
-    parted = refined(rows, codes, codebooks, 0.1, n_block=7)
-    np.testing.assert_allclose(np.vstack(parted), np.vstack(results[0]), atol=1e-4)
+            books = refine_codebooks(sums, [np.zeros((256, 128))] * 3, ridge=1.0)
+            results.append(np.vstack(books))
+    np.testing.assert_array_equal(*results)
+    assert results[0].any()
+
+
+def test_co_occurrences_of_blocks_add_up():
+    rng = np.random.RandomState(0)
+    rows = torch.zeros(5000, 1)
+    labels = [torch.from_numpy(rng.randint(size, size=5000)) for size in SIZES]
+    whole, _ = refine_sums(rows, labels, SIZES)
+    for cuts in ([5000], [1, 4999], [700] * 7 + [100], [1] * 40 + [4960]):
+        split = [rows.split(cuts), *(part.split(cuts) for part in labels)]
+        parts = zip(*split, strict=True)
+        blocks = [refine_sums(block, list(some), SIZES) for block, *some in parts]
+        pairs, _ = merge_sums(blocks)
+        np.testing.assert_array_equal(pairs.toarray(), whole.toarray())
+    design = indicators(np.stack([part.numpy() for part in labels], axis=1))
+    np.testing.assert_array_equal(whole.toarray(), design.T @ design)

@@ -327,7 +327,7 @@ class EngineRows:
         """Return to before the first level."""
         self.engine = self.first
         self.levels: list[Codewords] = []
-        # Labels of the last level, until they are asked for: of all rows nobody does.
+        # Labels of the last level, until they are asked for.
         self._waiting: tuple | None = None
 
     def __len__(self) -> int:
