@@ -100,11 +100,12 @@ class RQKMeans(BaseQuantizer):
     refine : int, default=1
         Rounds of moving the codewords of all levels jointly to where they reconstruct
         the rows best under their codes. One lowers the error by 3 %, that of unseen
-        rows by 1 to 2 %, for 1 to 2 % more collisions; more of them add little.
+        rows by 1 to 2 %, and has half a percent to two percent of the rows collide that
+        did not; more of them add little to the first. One level alone needs none.
 
     beam_size : int, default=1
         Prefixes that compete at every level of encoding; 1 is the greedy code. 5 takes
-        twice the time and lowers the error by 0.7 %. A beam does not hold the
+        twice the time and lowers the error by 0.7 to 1 %. A beam does not hold the
         counts of balanced levels to their bounds.
 
     dedup : {"reassign", "suffix"}, default="reassign"
@@ -425,9 +426,9 @@ class RQKMeans(BaseQuantizer):
             tick=tick,
             journal=journal,
         )
-        # What is left over, of mixtures too, is that of rows in balance. Codewords that
-        # move again are spared the last of it.
-        needed = not last or (n_rounds and sample.is_mixed)
+        # What is left over, of mixtures too, is that of rows in balance: to the last of
+        # them where codewords stay, and near enough where these move again.
+        needed = sample.is_mixed if n_rounds else not last
         return (
             self._rebalance(sample, level, not n_rounds) if flag and needed else level
         )
