@@ -56,6 +56,8 @@ BALANCED_ROWS, MOST_BALANCED_ROWS = 64, 512
 # Relative duality gap above which codewords move on where copies are the reason, and so
 # many places that they are tried at.
 LARGEST_GAP, MOST_TRIES = 1e-4, 4
+# Rows that the error without balance is taken from.
+MOST_ERRORS = 2**17
 # How far they move on, as a multiple of the way to the mean of their members: a little,
 # since all levels together have found their places.
 NUDGE = 0.25
@@ -536,7 +538,7 @@ def follow(
     prices: Tensor,
     before: Tensor,
     after: Tensor,
-    counts: Tensor | None = None,
+    counts: Tensor,
     relaxation: float = 1.0,
 ) -> Tensor:
     """Prices of codewords that went towards the mean of their members.
@@ -554,9 +556,9 @@ def follow(
     before, after : Tensor of shape (n_codewords, n_features), float32
         Codewords.
 
-    counts : Tensor of shape (n_codewords,), int64, optional
-        Members of each, where it is known; a codeword without any is free afterwards,
-        and one that was free stays so.
+    counts : Tensor of shape (n_codewords,), int64
+        Members of each; a codeword without any is free afterwards, and one that was
+        free stays so.
 
     relaxation : float, default=1.0
         How far they went, as a multiple of the way to the mean.
@@ -568,8 +570,7 @@ def follow(
     """
     share = (2 - relaxation) / relaxation
     nearer = share * (after - before).double().square().sum(1)
-    free = prices == 0 if counts is None else (prices == 0) | (counts == 0)
-    return torch.where(free, 0.0, prices + nearer)
+    return torch.where((counts == 0) | (prices == 0), 0.0, prices + nearer)
 
 
 @dataclass
@@ -694,15 +695,14 @@ def balance_level(
     balance : Balance
         How well it is balanced.
     """
-    # Of a sample, the error of all rows is known by that of a row.
-    error = max(level.inertia * len(left) / max(level.n_rows, 1), 1e-300)
     few, most = None, MOST_BALANCED_ROWS * len(level.codebook)
     tried: list[tuple[Level, Balance]] = []
     while True:
         balance = balance_prices(
             left, level.codebook, tol, level.prices, n_before=level.n_rows
         )
-        level = replace(level, prices=balance.prices, gap=balance.gap / error)
+        gap = balance.gap and balance.gap / _error(left, level.codebook)
+        level = replace(level, prices=balance.prices, gap=gap)
         tried.append((level, balance))
         in_the_way = balance.n_beyond > 0 or level.gap > LARGEST_GAP
         if not balance.parted or not in_the_way or len(tried) == MOST_TRIES:
@@ -718,6 +718,14 @@ def balance_level(
         n_iter = level.n_iter + 1
         level = replace(level, codebook=codebook, prices=prices, n_iter=n_iter)
     return min(tried, key=lambda one: (one[1].n_beyond, one[1].gap))
+
+
+def _error(left: Leftover, codebook: Tensor) -> float:
+    """Sum of squared distances without balance, of many rows by some of them."""
+    rows = left.take(slice(0, len(left), -(-len(left) // MOST_ERRORS)))
+    labels = nearest(rows, Codewords(codebook))
+    errors = (rows - codebook[labels]).square().sum(1, dtype=torch.float64)
+    return max(float(errors.mean()) * len(left), 1e-300)
 
 
 def crowded(left: Leftover, limit: int) -> Tensor:

@@ -69,8 +69,8 @@ def refine_sums(
 def merge_sums(blocks: Iterable[Sums]) -> Sums:
     """Sums of all blocks, added in their order.
 
-    Co-occurrences are whole numbers, whose order does not matter: those of many blocks
-    are not copied for every other one.
+    Co-occurrences are whole numbers, whose order does not matter: they are merged with
+    others of like size, so that none is copied for every block.
     """
     waiting: list[csr_array] = []
     total: np.ndarray | None = None
@@ -133,7 +133,7 @@ def _solve(pairs: csr_array, sums: np.ndarray, ridge: float) -> np.ndarray:
 
     Codewords of different levels go together about as often as chance has it, so that
     some ten steps are enough, where a factorisation of thousands of codewords would
-    take minutes. On one thread: the sums of a product are ordered by their number.
+    take minutes. On one thread: the order of a sum depends on how many there are.
     """
     dense = pairs.shape[0] ** 2 <= min(DENSE_VALUES, DENSE * pairs.nnz)
     matrix = pairs.toarray() if dense else pairs

@@ -22,13 +22,14 @@ from sk_rqkplus._threads import (
     join_chunks,
     map_chunks,
     map_items,
+    n_workers,
     scratch,
     split_rows,
 )
 
 Latent = Callable[[Tensor], Tensor]
-# Sums of a joint refinement that are in memory at a time, and blocks of rows at least.
-SUMS_BYTES, FEWEST_BLOCKS = 2**28, 8
+# Sums of a joint refinement that are in memory at a time, unless threads are many.
+SUMS_BYTES = 2**28
 
 
 def power_of_two(magnitude: float) -> float:
@@ -395,8 +396,9 @@ class Leftover:
         books = [words.codebook.cpu().numpy() for words in self.levels]
         blocks = split_rows(len(self), block_rows(len(self), self.device))
         # Sums that wait for each other take memory.
-        n_bytes = 8 * sum(book.size for book in books)
-        step = max(FEWEST_BLOCKS, SUMS_BYTES // n_bytes)
+        n_pairs = min(blocks[0].stop * len(books) ** 2, sum(map(len, books)) ** 2)
+        n_bytes = 8 * sum(book.size for book in books) + 12 * n_pairs
+        step = max(n_workers(), SUMS_BYTES // n_bytes)
         windows = (blocks[i : i + step] for i in range(0, len(blocks), step))
         parts = (map_items(self.refine_sums, some, self.device) for some in windows)
         sums = merge_sums(chain.from_iterable(parts))

@@ -29,7 +29,6 @@ from sk_rqkplus._lloyd import (
     bytes_to_fit,
     count_distinct,
     fit_codebook,
-    follow,
 )
 from sk_rqkplus._memory import give_back
 from sk_rqkplus._nearest import Codewords
@@ -342,13 +341,15 @@ class RQKMeans(BaseQuantizer):
             left = table.leftover(self.mean_, scale, keep=index is None)
             seen = left if few is None else few.leftover(self.mean_, scale)
             sample = Sample(seen, self._resolve_mixtures(seen, max(sizes), rng))
-            with progress(self, sum(n_steps) + len(sizes), "iteration") as tick:
+            settles = n_rounds or any(balanced) or left is not seen
+            n_last = n_rounds + len(sizes) if settles else 0
+            with progress(self, sum(n_steps) + n_last, "iteration") as tick:
                 fit = partial(self._fit_levels, sample, sizes, balanced, n_rounds)
                 levels = fit(n_steps, rng, tick, journal)
                 parts = [journal.part(f"settled level {n}") for n in range(len(sizes))]
                 if n_rounds and not parts[-1].saved:
-                    self._refine(sample, levels, balanced, n_rounds)
-                if n_rounds or any(balanced) or left is not seen:
+                    self._refine(sample, levels, balanced, n_rounds, tick)
+                if settles:
                     self._settle(left, sample, levels, balanced, tick, parts)
             journal.flush()
         self.codebooks_ = [
@@ -429,40 +430,39 @@ class RQKMeans(BaseQuantizer):
         # What is left over, of mixtures too, is that of rows in balance: to the last of
         # them where codewords stay, and near enough where these move again.
         needed = sample.is_mixed if n_rounds else not last
-        return (
-            self._rebalance(sample, level, not n_rounds) if flag and needed else level
-        )
+        if flag and needed:
+            return self._rebalance(sample, level, exact=not n_rounds)
+        return level
 
-    def _rebalance(self, sample, level, exact):
+    def _rebalance(self, sample, level, *, exact):
         """Balance a level on the rows that are seen, from prices near to that."""
         if len(level.codebook) == 1:
             return level
-        seen, n_before = sample.seen, level.n_rows
         balance = balance_prices(
-            seen,
+            sample.seen,
             level.codebook,
             self.balance_tol,
             level.prices,
-            n_before=n_before,
+            n_before=level.n_rows,
             exact=exact,
         )
-        inertia = level.inertia * len(seen) / n_before
-        return replace(level, prices=balance.prices, inertia=inertia, n_rows=len(seen))
+        return replace(level, prices=balance.prices, n_rows=len(sample.seen))
 
-    def _refine(self, sample, levels, balanced, n_rounds):
+    def _refine(self, sample, levels, balanced, n_rounds, tick):
         """Move the codewords of all levels jointly to where they serve the sample."""
         for n_done in range(n_rounds):
             if n_done:
                 sample.restart()
                 for number, flag in enumerate(balanced):
                     if flag:
-                        levels[number] = self._rebalance(sample, levels[number], False)
+                        again = self._rebalance(sample, levels[number], exact=False)
+                        levels[number] = again
                     sample.advance(levels[number])
             books = sample.rows.refined(RIDGE, self.beam_size)
-            for number, (level, book) in enumerate(zip(levels, books, strict=True)):
-                moved = torch.as_tensor(book, device=level.codebook.device)
-                prices = follow(level.prices, level.codebook, moved)
-                levels[number] = replace(level, codebook=moved, prices=prices)
+            for number, book in enumerate(books):
+                moved = torch.as_tensor(book, device=sample.rows.device)
+                levels[number] = replace(levels[number], codebook=moved)
+            tick()
 
     def _settle(self, left, sample, levels, balanced, tick, parts):
         """Balance the levels on all rows, and encode these."""

@@ -687,13 +687,26 @@ def balanced_in_tries(monkeypatch, balances, n_rows=200):
         return Balance(prices, gap, 0.0, n_beyond, parted)
 
     monkeypatch.setattr(_lloyd, "balance_prices", balance_prices)
-    # Fewer rows to learn from, of as much error each.
+    monkeypatch.setattr(_lloyd, "_error", lambda left, codebook: float(len(left)))
     prices = torch.zeros(20, dtype=torch.float64)
     level = Level(book, prices, 7, 100.0, n_rows=100)
     level, balance = _lloyd.balance_level(left, level, 0.0, lambda: left.points)
     assert_allclose(level.gap, balance.gap / n_rows)
     assert level.codebook is tried[int(level.prices[0]) - 1]
     return level, tried
+
+
+@pytest.mark.parametrize("most, rtol", [(10**6, 1e-6), (333, 0.2)])
+def test_a_gap_is_relative_to_the_error_without_balance(monkeypatch, most, rtol):
+    monkeypatch.setattr(_lloyd, "MOST_ERRORS", most)
+    rows, book = draw(2000, 20)
+    balance = Balance(torch.ones(20, dtype=torch.float64), 3.0, 0.0, 0, False)
+    monkeypatch.setattr(_lloyd, "balance_prices", lambda *args, **kwargs: balance)
+    level = Level(book, torch.zeros(20, dtype=torch.float64), 7, 1e9, n_rows=100)
+    left = leftover(rows)
+    level, _ = _lloyd.balance_level(left, level, 0.0, lambda: left.points)
+    error = torch.cdist(rows.double(), book.double()).min(1).values.square().sum()
+    assert level.gap == pytest.approx(3.0 / float(error), rel=rtol)
 
 
 def test_codewords_move_on_until_copies_leave_no_gap(monkeypatch):

@@ -27,9 +27,15 @@ def test_fit_by_hand():
     seconds = (products + values) / 4 + sample / 2 + collected / 1e8 + 0.5 * 4
     assert cost.seconds == pytest.approx(seconds)
     assert cost.moved == 3 * 4 * 8192 * 10 + collected
-    # Without a sample every block sends its sums in every iteration.
+    # Without a sample every block sends its sums in every iteration, and once more for
+    # a refinement, and is encoded twice.
     more = RATES.fit(8192, 10, (8, 4), **options)
-    assert more.moved == cost.moved - 4 * 100 * 10 + 8 * 8 * 3 * 10 * 12
+    collected = 8 * 8 * 2 * 2 * 4 + 8 * 8 * (3 + 1) * 10 * 12
+    assert more.moved == 3 * 4 * 8192 * 10 + collected
+    products = 8192 * 2 * 10 * (6 * 8 + 8 * 4) / 1e9
+    values = 8192 * 10 * (6 * 2 + 8 * 3) / 1e7
+    seconds = (products + values) / 4 + collected / 1e8 + 0.5 * 14
+    assert more.seconds == pytest.approx(seconds)
 
 
 def test_calibration_recovers_the_rates():

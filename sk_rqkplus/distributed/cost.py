@@ -252,13 +252,13 @@ class CostModel:
             Every level is one pass over all rows, a balanced one ``n_sweeps`` more.
             With ``max_samples`` the iterations are on the driver; without it, sums of
             ``8 K d`` bytes come there from every block in every iteration, and once
-            more for the joint refinement.
+            more for a joint refinement, after which rows are encoded anew.
         """
         n_levels, n_blocks = len(codebook_sizes), -(-n_rows // block_rows(n_rows))
         sizes, level = np.array(codebook_sizes), np.arange(n_levels)
         sweeps = n_sweeps * (level >= n_levels - n_balanced)
         iterations = 0 if max_samples else n_iter + 1
-        passes = 1 + iterations + sweeps
+        passes = (1 if max_samples else 2) + iterations + sweeps
         products = 2 * n_features * float(passes @ sizes)
         # A pass computes residuals anew from the rows and the labels.
         values = n_features * float(passes @ (2 + level))
