@@ -340,7 +340,7 @@ class RQKMeans(BaseQuantizer):
             self.mean_, scale = self._resolve_origin(table if few is None else few)
             left = table.leftover(self.mean_, scale, keep=index is None)
             seen = left if few is None else few.leftover(self.mean_, scale)
-            sample = Sample(seen, self._resolve_mixtures(seen, max(sizes), rng))
+            sample = _Sample(seen, self._resolve_mixtures(seen, max(sizes), rng))
             settles = n_rounds or any(balanced) or left is not seen
             n_last = n_rounds + len(sizes) if settles else 0
             with progress(self, sum(n_steps) + n_last, "iteration") as tick:
@@ -471,7 +471,7 @@ class RQKMeans(BaseQuantizer):
             points = partial(sample.points_at, left, levels[:number])
             finish = partial(self._balance, left, level, number, flag, points)
             levels[number] = parts[number].once(Level, finish)
-            left.advance(words_of(levels[number]))
+            left.advance(_words_of(levels[number]))
             tick()
 
     def _balance(self, left, level, number, flag, points):
@@ -492,7 +492,7 @@ class RQKMeans(BaseQuantizer):
         return level
 
 
-class Sample(NamedTuple):
+class _Sample(NamedTuple):
     """Rows that a fit sees, and those that it learns from: the same, or mixtures."""
 
     seen: Leftover
@@ -506,7 +506,7 @@ class Sample(NamedTuple):
     def advance(self, level):
         """Subtract a level."""
         for rows in self if self.is_mixed else [self.rows]:
-            rows.advance(words_of(level))
+            rows.advance(_words_of(level))
 
     def restart(self):
         """Return to before the first level."""
@@ -518,10 +518,10 @@ class Sample(NamedTuple):
         if self.rows is not left:
             self.rows.restart()
             for level in levels:
-                self.rows.advance(words_of(level))
+                self.rows.advance(_words_of(level))
         return self.rows.points
 
 
-def words_of(level):
+def _words_of(level):
     """Codewords of a level and their prices."""
     return Codewords(level.codebook, level.prices)
