@@ -56,11 +56,11 @@ BALANCED_ROWS, MOST_BALANCED_ROWS = 64, 512
 # Relative duality gap above which codewords move on where copies are the reason, and so
 # many places that they are tried at.
 LARGEST_GAP, MOST_TRIES = 1e-4, 4
-# Rows that the error without balance is taken from.
-MOST_ERRORS = 2**17
 # How far they move on, as a multiple of the way to the mean of their members: a little,
 # since all levels together have found their places.
 NUDGE = 0.25
+# Rows that the error without balance is taken from.
+MOST_ERRORS = 2**17
 # One of so many rows, or fewer, are gathered in memory: blocks would have few of them.
 SPARSE = 64
 # Values of an outline of a row, of most levels or more.
@@ -701,7 +701,7 @@ def balance_level(
         balance = balance_prices(
             left, level.codebook, tol, level.prices, n_before=level.n_rows
         )
-        gap = balance.gap and balance.gap / _error(left, level.codebook)
+        gap = balance.gap / _error(left, level.codebook) if balance.gap else 0.0
         level = replace(level, prices=balance.prices, gap=gap)
         tried.append((level, balance))
         in_the_way = balance.n_beyond > 0 or level.gap > LARGEST_GAP

@@ -79,10 +79,8 @@ def merge_sums(blocks: Iterable[Sums]) -> Sums:
         waiting.append(pairs)
         while len(waiting) > 1 and 2 * waiting[-1].nnz >= waiting[-2].nnz:
             waiting[-2:] = [waiting[-2] + waiting[-1]]
-    while len(waiting) > 1:
-        waiting[-2:] = [waiting[-2] + waiting[-1]]
     assert total is not None
-    return waiting[0], total
+    return sum(waiting[1:], waiting[0]), total
 
 
 def refine_codebooks(
@@ -113,11 +111,20 @@ def refine_codebooks(
         Refined codebooks, in the dtypes of the given ones. They do not depend on the
         number of threads.
 
+    Raises
+    ------
+    ValueError
+        If ``ridge`` is not positive.
+
     References
     ----------
     Babenko and Lempitsky, "Additive quantization for extreme vector compression", 2014,
     for the least-squares update of all codebooks at once.
     """
+    if not ridge > 0:
+        raise ValueError(
+            f"ridge={ridge} should be > 0. Without it the codewords are not determined."
+        )
     # What is solved for is the step from the present codewords, not their place: it is
     # small, and zero where there is no row.
     steps = np.split(_solve(*sums, ridge), np.cumsum([*map(len, codebooks)])[:-1])

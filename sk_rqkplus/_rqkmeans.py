@@ -330,10 +330,6 @@ class RQKMeans(BaseQuantizer):
         balanced = self._resolve_balance(len(sizes))
         # A level alone has been fitted as it should be.
         n_rounds = self.refine if len(sizes) > 1 else 0
-        n_steps = [
-            self.n_init * self.max_iter + BALANCED_ITERATIONS * flag
-            for flag in balanced
-        ]
         with keep_journal(self, table) as (journal, rng):
             index = self._draw_sample(len(table), rng)
             few = None if index is None else Table(table.take(index), table.device)
@@ -343,9 +339,11 @@ class RQKMeans(BaseQuantizer):
             sample = _Sample(seen, self._resolve_mixtures(seen, max(sizes), rng))
             settles = n_rounds or any(balanced) or left is not seen
             n_last = n_rounds + len(sizes) if settles else 0
-            with progress(self, sum(n_steps) + n_last, "iteration") as tick:
-                fit = partial(self._fit_levels, sample, sizes, balanced, n_rounds)
-                levels = fit(n_steps, rng, tick, journal)
+            n_steps = sum(map(self._n_steps, balanced)) + n_last
+            with progress(self, n_steps, "iteration") as tick:
+                levels = self._fit_levels(
+                    sample, sizes, balanced, n_rounds, rng, tick, journal
+                )
                 parts = [journal.part(f"settled level {n}") for n in range(len(sizes))]
                 if n_rounds and not parts[-1].saved:
                     self._refine(sample, levels, balanced, n_rounds, tick)
@@ -390,17 +388,20 @@ class RQKMeans(BaseQuantizer):
             )
         return mean, power_of_two(largest)
 
-    def _fit_levels(
-        self, sample, sizes, balanced, n_rounds, n_steps, rng, tick, journal
-    ):
+    def _n_steps(self, flag):
+        """Most iterations of a level that is balanced, or not."""
+        return self.n_init * self.max_iter + BALANCED_ITERATIONS * flag
+
+    def _fit_levels(self, sample, sizes, balanced, n_rounds, rng, tick, journal):
         """Fit level after level on the sample."""
-        levels = []
+        levels, n_done = [], 0
         for number, (size, flag) in enumerate(zip(sizes, balanced, strict=True)):
             part = journal.part(f"level {number}")
             last = number + 1 == len(sizes)
             fit = partial(self._fit_level, sample, size, flag, last, n_rounds)
             level = part.once(Level, partial(fit, rng, tick, part))
-            tick(to=sum(n_steps[: number + 1]))
+            n_done += self._n_steps(flag)
+            tick(to=n_done)
             levels.append(level)
             # Rows of a last level that is balanced are encoded when it is.
             if n_rounds or not (last and flag):
@@ -453,15 +454,16 @@ class RQKMeans(BaseQuantizer):
         for n_done in range(n_rounds):
             if n_done:
                 sample.restart()
-                for number, flag in enumerate(balanced):
+                for number, (level, flag) in enumerate(
+                    zip(levels, balanced, strict=True)
+                ):
                     if flag:
-                        again = self._rebalance(sample, levels[number], exact=False)
-                        levels[number] = again
+                        levels[number] = self._rebalance(sample, level, exact=False)
                     sample.advance(levels[number])
             books = sample.rows.refined(RIDGE, self.beam_size)
-            for number, book in enumerate(books):
+            for number, (level, book) in enumerate(zip(levels, books, strict=True)):
                 moved = torch.as_tensor(book, device=sample.rows.device)
-                levels[number] = replace(levels[number], codebook=moved)
+                levels[number] = replace(level, codebook=moved)
             tick()
 
     def _settle(self, left, sample, levels, balanced, tick, parts):
@@ -505,13 +507,17 @@ class _Sample(NamedTuple):
 
     def advance(self, level):
         """Subtract a level."""
-        for rows in self if self.is_mixed else [self.rows]:
-            rows.advance(_words_of(level))
+        words = _words_of(level)
+        for rows in self._different():
+            rows.advance(words)
 
     def restart(self):
         """Return to before the first level."""
-        for rows in self if self.is_mixed else [self.rows]:
+        for rows in self._different():
             rows.restart()
+
+    def _different(self):
+        return self if self.is_mixed else [self.rows]
 
     def points_at(self, left, levels):
         """What some levels leave over of the rows to learn from."""

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.sparse import csr_array
 from threadpoolctl import threadpool_limits
 
 from sk_rqkplus import _refine
@@ -61,6 +62,23 @@ def test_ridge_solution_of_the_augmented_problem(monkeypatch, ridge, largest_den
     np.testing.assert_allclose(found, expected, atol=1e-5 / min(ridge, 1))
 
 
+@pytest.mark.parametrize("ridge, atol", [(0.7, 1e-10), (1e-7, 1e-6)])
+def test_the_solution_of_exact_sums_is_exact(monkeypatch, ridge, atol):
+    # Of all solutions a little ridge gives that nearest to the given codewords.
+    monkeypatch.setattr(_refine, "PRECISION", 1e-14)
+    rows, codes, codebooks = problem()
+    design, given = indicators(codes), np.vstack(codebooks)
+    residual = rows - design @ given
+    sums = csr_array(design.T @ design), design.T @ residual
+    moved = np.vstack(refine_codebooks(sums, codebooks, ridge=ridge))
+    padded = np.vstack([design, np.sqrt(ridge) * np.eye(sum(SIZES))])
+    target = np.vstack([residual, np.zeros_like(given)])
+    exact = np.linalg.lstsq(padded, target, rcond=None)[0]
+    if ridge < 1e-3:
+        exact = np.linalg.lstsq(design, residual, rcond=1e-10)[0]
+    np.testing.assert_allclose(moved, given + exact, atol=atol)
+
+
 def test_little_ridge_is_least_squares(monkeypatch):
     monkeypatch.setattr(_refine, "PRECISION", 1e-7)
     rows, codes, codebooks = problem()
@@ -70,7 +88,7 @@ def test_little_ridge_is_least_squares(monkeypatch):
     np.testing.assert_allclose(found, design @ solution, atol=5e-6)
 
 
-@pytest.mark.parametrize("ridge", [1e-3, 1.0, 1e3])
+@pytest.mark.parametrize("ridge", [1e-6, 1e-3, 1.0, 1e3])
 def test_error_never_rises(ridge):
     rows, codes, codebooks = problem()
     moved = refined(rows, codes, codebooks, ridge)
@@ -140,6 +158,12 @@ def test_threads_do_not_matter():
             results.append(np.vstack(books))
     np.testing.assert_array_equal(*results)
     assert results[0].any()
+
+
+def test_a_ridge_is_positive():
+    sums = csr_array(np.eye(2)), np.zeros((2, 3))
+    with pytest.raises(ValueError, match="ridge=0 should be > 0"):
+        refine_codebooks(sums, [np.zeros((2, 3))], ridge=0)
 
 
 def test_co_occurrences_of_blocks_add_up():

@@ -257,8 +257,9 @@ class CostModel:
         n_levels, n_blocks = len(codebook_sizes), -(-n_rows // block_rows(n_rows))
         sizes, level = np.array(codebook_sizes), np.arange(n_levels)
         sweeps = n_sweeps * (level >= n_levels - n_balanced)
-        iterations = 0 if max_samples else n_iter + 1
-        passes = (1 if max_samples else 2) + iterations + sweeps
+        on_all = not max_samples
+        iterations = on_all * (n_iter + 1)
+        passes = 1 + on_all + iterations + sweeps
         products = 2 * n_features * float(passes @ sizes)
         # A pass computes residuals anew from the rows and the labels.
         values = n_features * float(passes @ (2 + level))
