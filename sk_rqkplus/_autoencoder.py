@@ -33,13 +33,15 @@ from sk_rqkplus._callbacks import (
 )
 from sk_rqkplus._checkpoints import Checkpoints, Snapshot, read_checkpoint
 from sk_rqkplus._compat import Interval, StrOptions, _fit_context
+from sk_rqkplus._copies import count_distinct
 from sk_rqkplus._extras import require
 from sk_rqkplus._fitted import check_fitted, is_integer
+from sk_rqkplus._footprint import bytes_to_fit
 from sk_rqkplus._groups import as_array
 from sk_rqkplus._journal import NO_JOURNAL, keep_journal
-from sk_rqkplus._lloyd import balance_prices, bytes_to_fit, count_distinct
 from sk_rqkplus._nearest import Codewords
 from sk_rqkplus._networks import ResidualQuantizer, RQVAEModule, VectorQuantizer
+from sk_rqkplus._prices import balance_prices
 from sk_rqkplus._products import can_bfloat16
 from sk_rqkplus._progress import progress
 from sk_rqkplus._published import read_published

@@ -19,19 +19,15 @@ from sk_rqkplus._base import (
     warn_of_fewer,
     warn_of_imbalance,
 )
+from sk_rqkplus._codebook import BALANCED_ITERATIONS, fit_codebook
 from sk_rqkplus._compat import Interval, StrOptions, _fit_context
+from sk_rqkplus._copies import count_distinct
+from sk_rqkplus._footprint import bytes_to_fit
 from sk_rqkplus._journal import keep_journal
-from sk_rqkplus._lloyd import (
-    BALANCED_ITERATIONS,
-    Level,
-    balance_level,
-    balance_prices,
-    bytes_to_fit,
-    count_distinct,
-    fit_codebook,
-)
+from sk_rqkplus._lloyd import Level
 from sk_rqkplus._memory import give_back
 from sk_rqkplus._nearest import Codewords
+from sk_rqkplus._prices import balance_level, balance_prices
 from sk_rqkplus._progress import progress
 from sk_rqkplus._residual import Leftover, power_of_two
 from sk_rqkplus._table import Table
@@ -50,7 +46,8 @@ class RQKMeans(BaseQuantizer):
 
     Level 0 clusters the rows of ``X``; every later level clusters what the levels
     before it left over. A row is approximated by the mean of the data plus one codeword
-    per level, and the indices of those codewords are its Semantic ID (SID) code.
+    per level, and the indices of those codewords are its Semantic ID (SID) code. In the
+    end the codewords of all levels move jointly (``refine``).
 
     Read more in the :ref:`User Guide <rqkmeans>`.
 
@@ -169,7 +166,8 @@ class RQKMeans(BaseQuantizer):
         proves the assignment optimal. Zero at other levels.
 
     n_iter_ : int
-        Most Lloyd iterations of a level.
+        Most iterations of a level over all rows that it learns from, those of balance
+        included; those of its start, over a part of them, do not count.
 
     n_features_in_ : int
         Number of features seen during fit.
@@ -183,10 +181,10 @@ class RQKMeans(BaseQuantizer):
 
     Notes
     -----
-    Encoding is greedy: a level takes its nearest codeword without looking ahead, at a
-    cost of ``O(n_features * sum(codebook_sizes))`` per row. A balanced level is a power
-    diagram, one price per codeword, so that the assignment of new rows is the rule of
-    the fit.
+    With ``beam_size=1`` encoding is greedy: a level takes its nearest codeword without
+    looking ahead, at a cost of ``O(n_features * sum(codebook_sizes))`` per row. A
+    balanced level is a power diagram, one price per codeword, so that the assignment of
+    new rows is the rule of the fit.
 
     References
     ----------
@@ -290,8 +288,11 @@ class RQKMeans(BaseQuantizer):
         Raises
         ------
         ValueError
-            If parameters do not suit each other or the data, or ``checkpoint_dir`` has
-            a fit of other rows or parameters that ``resume`` cannot go on with.
+            If a value of ``X`` is not finite, parameters do not suit each other or the
+            data, or ``checkpoint_dir`` has a fit of other rows or parameters that
+            ``resume`` cannot go on with.
+        MemoryError
+            If the fit needs more memory than there is. Nothing was computed then.
         OSError
             If ``checkpoint_dir`` cannot be written. What was written before is intact.
         """
@@ -350,14 +351,18 @@ class RQKMeans(BaseQuantizer):
                 if settles:
                     self._settle(left, sample, levels, balanced, tick, parts)
             journal.flush()
+        self._publish_levels(levels, scale)
+        return left
+
+    def _publish_levels(self, levels, scale):
+        """Attributes of the levels, in the units of the rows."""
         self.codebooks_ = [
-            np.multiply(words.codebook.cpu().numpy(), scale, dtype=np.float32)
-            for words in left.levels
+            np.multiply(level.codebook.cpu().numpy(), scale, dtype=np.float32)
+            for level in levels
         ]
-        self.prices_ = [w.prices.cpu().numpy() * scale**2 for w in left.levels]
+        self.prices_ = [level.prices.cpu().numpy() * scale**2 for level in levels]
         self.duality_gap_ = np.array([level.gap for level in levels])
         self.n_iter_ = max(level.n_iter for level in levels)
-        return left
 
     def _draw_sample(self, n_samples, rng):
         """Numbers of the rows to fit on, None for all."""

@@ -4,8 +4,9 @@ import numpy as np
 
 from sk_rqkplus._autoencoder import BaseAutoencoder
 from sk_rqkplus._base import POSITIVE_INT, warn_of_fewer
+from sk_rqkplus._codebook import fit_codebook
 from sk_rqkplus._compat import StrOptions
-from sk_rqkplus._lloyd import count_distinct, fit_codebook
+from sk_rqkplus._copies import count_distinct
 from sk_rqkplus._nearest import Codewords
 from sk_rqkplus._networks import MLP
 from sk_rqkplus._residual import Leftover, power_of_two

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from sk_rqkplus import RQKMeans, _lloyd, _threads
+from sk_rqkplus import RQKMeans, _prices, _threads
 from sk_rqkplus._threads import block_rows
 from sk_rqkplus.datasets import make_catalogue
 from sk_rqkplus.distributed._fit import Block, EngineTable, in_windows
@@ -97,11 +97,11 @@ def test_engine_and_memory_agree_to_the_last_bit(rows, params, monkeypatch):
 @pytest.mark.parametrize("augment", ["none", 3000])
 def test_engine_and_memory_agree_about_copies(rows, augment, monkeypatch):
     monkeypatch.setattr(_threads, "MIN_CHUNK_ROWS", 256)
-    monkeypatch.setattr(_lloyd, "LARGEST_GAP", 0.0)
+    monkeypatch.setattr(_prices, "LARGEST_GAP", 0.0)
     X = np.repeat(rows[:300], np.arange(300) % 5 + 1, axis=0)
     found = fit_both(X, balance="all", augment=augment)
     # Codewords have moved on.
-    monkeypatch.setattr(_lloyd, "MOST_TRIES", 1)
+    monkeypatch.setattr(_prices, "MOST_TRIES", 1)
     plain = RQKMeans((16, 16), balance="all", augment=augment, random_state=0).fit(X)
     books = zip(plain.codebooks_, found.codebooks_, strict=True)
     assert any((one != other).any() for one, other in books)

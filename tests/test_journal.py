@@ -16,6 +16,7 @@ from sk_rqkplus import (
     RQVAE,
     RQKMeans,
     RQKMeansPlus,
+    _codebook,
     _journal,
     _lloyd,
     _residual,
@@ -148,7 +149,7 @@ def test_iterations_on_a_sample_are_not_done_again(X, tmp_path, monkeypatch):
     def kept(**more):
         return make(checkpoint_dir=tmp_path, **more)
 
-    monkeypatch.setattr(_lloyd, "SAMPLE_ROWS", 8)
+    monkeypatch.setattr(_codebook, "SAMPLE_ROWS", 8)
     whole = make().fit(X)
     with monkeypatch.context() as patch:
         # The first write is that of a beginning.

@@ -4,32 +4,13 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from samples import blobs, tensor
 
 from sk_rqkplus import _lloyd
-from sk_rqkplus._lloyd import (
-    count_distinct,
-    fit_codebook,
-    kmeans_plus_plus,
-    leading_directions,
-    lloyd,
-    merged_stats,
-    partial_stats,
-    step,
-)
+from sk_rqkplus._lloyd import lloyd, merged_stats, partial_stats, step
 from sk_rqkplus._members import Stats, member_sums
 from sk_rqkplus._points import Points
-from sk_rqkplus._residual import Leftover
-
-
-def tensor(values):
-    return torch.tensor(values, dtype=torch.float32)
-
-
-def blobs(n_rows=2000, n_blobs=10, n_features=8, seed=0):
-    rng = np.random.default_rng(seed)
-    centres = rng.normal(0, 10, (n_blobs, n_features))
-    rows = centres[rng.integers(n_blobs, size=n_rows)]
-    return tensor(rows + rng.normal(size=rows.shape))
+from sk_rqkplus._seeding import kmeans_plus_plus
 
 
 def test_statistics_by_hand():
@@ -126,31 +107,6 @@ def test_a_perfect_fit_ends_where_rounding_is_all_that_is_left():
     assert level.n_iter <= 2
 
 
-def test_many_rows_are_settled_on_a_sample_first(monkeypatch):
-    rows, seen = blobs(4096), []
-    whole = _lloyd.lloyd
-
-    def note(points, codebook, *args, **kwargs):
-        stage = len(points), codebook is not None and codebook.shape[1]
-        # The coarse stage runs it several times.
-        seen.extend([stage] * (seen[-1:] != [stage]))
-        return whole(points, codebook, *args, **kwargs)
-
-    monkeypatch.setattr(_lloyd, "lloyd", note)
-    monkeypatch.setattr(_lloyd, "COARSE_ROWS", 64)
-    fit_codebook(Points(rows), 10, np.random.RandomState(0))
-    assert seen == [(640, 8), (4096, 8)]
-    seen.clear()
-    monkeypatch.setattr(_lloyd, "SAMPLE_ROWS", 128)
-    level = fit_codebook(Points(rows), 10, np.random.RandomState(0))
-    assert seen == [(640, 8), (1280, 8), (4096, 8)]
-    assert level.n_iter < 5
-    seen.clear()
-    monkeypatch.setattr(_lloyd, "MOST_SAMPLE_ROWS", 1000)
-    fit_codebook(Points(rows), 10, np.random.RandomState(0))
-    assert seen == [(640, 8), (1000, 8), (4096, 8)]
-
-
 def test_inertia_never_rises():
     rows = blobs()
     start = rows[kmeans_plus_plus(rows, 10, np.random.RandomState(0))]
@@ -194,65 +150,3 @@ def test_no_codeword_stays_empty():
     level = lloyd(Points(rows), start, 25, 0.0)
     distances = torch.cdist(rows, level.codebook)
     assert len(distances.argmin(1).unique()) == 20
-
-
-def test_kmeans_plus_plus_finds_the_blobs():
-    rows = blobs()
-    for seed in range(5):
-        chosen = kmeans_plus_plus(rows, 10, np.random.RandomState(seed))
-        # Every blob has a codeword: no row is far from one.
-        start = rows[chosen]
-        assert torch.cdist(rows, start).amin(1).max() < 15
-
-
-def test_kmeans_plus_plus_takes_every_distinct_row():
-    rows = tensor([[0.0], [0.0], [1.0], [2.0], [2.0]])
-    start = rows[kmeans_plus_plus(rows, 3, np.random.RandomState(0))]
-    assert_array_equal(start.sort(dim=0).values, [[0.0], [1.0], [2.0]])
-
-
-@pytest.mark.parametrize("balance_tol", [None, 0.0])
-def test_threads_do_not_matter(two_threads, balance_tol):
-    rows = blobs(5000, n_features=40)
-    results = []
-    for threads in (1, 2):
-        two_threads(threads)
-        rng = np.random.RandomState(0)
-        results.append(fit_codebook(Points(rows), 32, rng, balance_tol=balance_tol))
-    assert_array_equal(results[0].codebook, results[1].codebook)
-    assert_array_equal(results[0].prices, results[1].prices)
-
-
-def test_leading_directions_are_those_of_the_covariance():
-    rng = np.random.default_rng(0)
-    spread = np.r_[np.linspace(9, 5, 10), np.full(40, 0.1)]
-    rows = tensor(rng.normal(size=(3000, 50)) * spread)
-    found = leading_directions(rows, 10, np.random.RandomState(0))
-    assert_allclose(found.T @ found, np.eye(10), atol=1e-5)
-    # Nothing of the first ten coordinates is lost, nothing of the others kept.
-    assert found[10:].abs().max() < 0.05
-    assert leading_directions(rows[:, :10], 10, np.random.RandomState(0)) is None
-
-
-def test_more_runs_are_not_worse():
-    rows = blobs(800, n_blobs=30)
-
-    def inertia(n_init):
-        rng = np.random.RandomState(0)
-        return fit_codebook(Points(rows), 30, rng, init="random", n_init=n_init).inertia
-
-    assert inertia(5) <= inertia(1)
-
-
-def test_coarse_start_is_as_good():
-    # Enough rows that Lloyd begins on a subset of them.
-    rows = blobs(8000, n_blobs=8)
-    level = fit_codebook(Points(rows), 8, np.random.RandomState(0))
-    assert level.inertia / rows.numel() < 1.05
-
-
-@pytest.mark.parametrize("limit, expected", [(2, 2), (3, 3), (9, 3)])
-def test_count_distinct(limit, expected):
-    rows = tensor([[0.0], [-0.0], [1.0], [2.0], [2.0], [1.0]])
-    left = Leftover(rows.numpy(), np.zeros(1, np.float32), 1.0)
-    assert count_distinct(left, limit) == expected

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sk_rqkplus import RQVAE, RQKMeans, RQKMeansPlus, _memory, _rqkmeans, _scores
-from sk_rqkplus._lloyd import bytes_to_fit
+from sk_rqkplus._footprint import bytes_to_fit
 from sk_rqkplus._memory import available_bytes, check_memory, give_back
 
 CPU = torch.device("cpu")

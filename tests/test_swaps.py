@@ -5,7 +5,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
-from sk_rqkplus import _lloyd, _swaps
+from sk_rqkplus import _codebook, _swaps
 from sk_rqkplus._lloyd import lloyd
 from sk_rqkplus._nearest import Codewords
 from sk_rqkplus._points import Points
@@ -142,7 +142,7 @@ def test_noise_gets_no_worse():
     rows = torch.from_numpy(rng.randn(8192, 64)).float()
     points, book = Points(rows), rows[:64]
     plain = lloyd(points, book, 25, 1e-3).codebook
-    found = _lloyd._settle(points, book, 25, 1e-3, rng)
+    found = _codebook._settle(points, book, 25, 1e-3, rng)
     assert error(rows, found) < 1.001 * error(rows, plain)
 
 
@@ -167,5 +167,5 @@ def test_swaps_lower_the_error(n_codewords):
     rows = torch.from_numpy(sizes * rng.randn(12_000, 6) + 5 * sizes).float()
     points, book = Points(rows), rows[:n_codewords]
     plain = lloyd(points, book, 100, 1e-5).codebook
-    found = _lloyd._settle(points, book, 100, 1e-5, rng)
+    found = _codebook._settle(points, book, 100, 1e-5, rng)
     assert error(rows, found) < 0.95 * error(rows, plain)
