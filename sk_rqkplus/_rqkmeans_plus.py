@@ -65,8 +65,9 @@ class RQKMeansPlus(BaseAutoencoder):
         to be un-centred: ``mean_`` is then zero. None fits ``rqkmeans``.
 
     rqkmeans : RQKMeans, default=None
-        First stage to clone and fit, with the ``codebook_sizes`` of this estimator;
-        None is an RQKMeans with the same ``balance``.
+        First stage to clone and fit, with the ``codebook_sizes`` of this estimator and
+        ``beam_size=1``; None is an RQKMeans with the same ``balance`` and else with its
+        own defaults.
 
     memory : str, path or joblib.Memory, default=None
         Cache of the first stage: a grid over other parameters then fits it once, if
@@ -80,8 +81,9 @@ class RQKMeansPlus(BaseAutoencoder):
         the rows of ``X``.
 
     balance : {"last", "all", "none"} or array-like of bool, default="last"
-        Which levels stay balanced while the encoder moves: their prices are found anew
-        after every epoch.
+        Which levels stay balanced while the encoder moves: their prices take a step
+        after every epoch, and are found anew, on up to 131,072 rows, at every
+        evaluation.
 
     sinkhorn_epsilon : float or array-like of float, default=0.0
         Temperature of a balanced assignment within every training batch, for all levels

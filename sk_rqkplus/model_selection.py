@@ -16,7 +16,7 @@ from sk_rqkplus._text import sizes_text
 from sk_rqkplus._warn import warn
 from sk_rqkplus.plotting import CodebookSizeDisplay
 
-__all__ = ["CodebookSuggestion", "suggest_codebook_sizes"]
+__all__ = ["CodebookSuggestion", "SizePoint", "suggest_codebook_sizes"]
 
 # Sizes that are tried: the largest powers of two that leave so many rows per codeword.
 N_CANDIDATES = 6
