@@ -24,7 +24,14 @@ autodoc_member_order = "bysource"
 numpydoc_show_class_members = False
 
 html_theme = "pydata_sphinx_theme"
-html_theme_options = {"show_prev_next": True, "show_toc_level": 2}
+html_theme_options = {
+    "show_prev_next": True,
+    "show_toc_level": 2,
+    "header_links_before_dropdown": 3,
+}
+html_title = f"{project} {version}"
+# All pages are in the header.
+html_sidebars = {"**": []}
 html_show_sourcelink = False
 
 
