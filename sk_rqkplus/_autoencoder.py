@@ -656,11 +656,12 @@ class BaseAutoencoder(BaseQuantizer):
         for level in range(max(balanced) + 1):
             layer = layers[level]
             book = layer.embedding.weight.detach()
-            if level in balanced and len(book) > 1:
+            if level in balanced:
                 balance = balance_prices(left, book, 0.0, layer.prices, exact=exact)
                 layer.prices = balance.prices
                 advice = "Lower codebook_sizes."
-                warn_of_imbalance(level, balance, len(left), advice)
+                if exact:
+                    warn_of_imbalance(level, balance, len(left), advice)
             if level < max(balanced):
                 words = Codewords(book, layer.prices)
                 left.advance(words)

@@ -25,6 +25,8 @@ from sk_rqkplus._threads import one_thread
 # is COLDEST, since steps are as short as it is cold.
 FIRST, NEAR, WARMEST, COOLING, UNDECIDED_ROWS = 0.25, 0.06, 1.0, 0.25, 0.5
 COLDEST = 0.002
+# Shares of the rows are rounded by less than this.
+ROUNDING = 1e-12
 # Where it got too cold, it becomes warmer by this factor, so often at most.
 SLOWER, MOST_WARMINGS = 0.5, 4
 # Largest excess, as a share of a codeword's rows, at which it gets cooler or warmer.
@@ -64,8 +66,10 @@ def capacities(n_rows: int, n_codewords: int, tol: float) -> tuple[int, int]:
         ``floor((1 - tol) n / K)`` and ``ceil((1 + tol) n / K)``.
     """
     even = n_rows / n_codewords
-    upper = min(np.ceil((1 + tol) * even), n_rows)
-    return max(0, int(np.floor((1 - min(tol, 1)) * even))), int(upper)
+    # 0.2 times ten is two: rounding must not take a row away.
+    noise = ROUNDING * even
+    upper = min(np.ceil((1 + tol) * even - noise), n_rows)
+    return int(np.floor((1 - min(tol, 1)) * even + noise)), int(upper)
 
 
 @dataclass
@@ -170,12 +174,12 @@ def lower_imbalance(
     """
     n_codewords = len(scores.words)
     bounds = Bounds(len(scores), n_codewords, tol)
-    gap = scores.typical_gap()
+    gap, share = scores.typical_gap(), len(scores) / n_codewords
     coldest = np.clip(UNDECIDED_ROWS * n_codewords / len(scores), COLDEST, 0.1)
     if prices is None:
         prices, heat = torch.zeros_like(scores.words.prices), FIRST
     else:
-        prices = _fetch(scores, prices, bounds, FAR_OFF, strict=False)
+        prices = fetch(scores, prices, bounds, 4 + FAR_OFF * share, strict=False)
         # Counts of m rows are off by about sqrt(m), which is as far as to look.
         heat = max(coldest, min(NEAR, np.sqrt(n_codewords / max(n_before, 1))))
     settled = LOOSE if loose else SETTLED
@@ -195,24 +199,51 @@ def lower_imbalance(
             heat = min(heat / SLOWER, WARMEST)
         newton.step()
     prices = torch.as_tensor(newton.prices, device=scores.words.prices.device)
-    return prices if loose else _fetch(scores, prices, bounds, LONELY)
+    return prices if loose else fetch(scores, prices, bounds, 4 + LONELY * share)
 
 
-def _fetch(
+def fetch(
     scores: Scores,
     prices: Tensor,
     bounds: Bounds,
-    share: float,
+    allowed: float,
     *,
+    group: np.ndarray | None = None,
     strict: bool = True,
 ) -> Tensor:
-    """Set the prices of lonely codewords one by one, to the row.
+    """Set the prices of lonely codewords, or groups of them, one by one to the row.
 
-    No row hesitates about a codeword that is far from all others, so that Newton's
-    method does not see what its price should be. What prices ask for counts if they are
-    ``strict``, and else the bounds alone.
+    No row hesitates about codewords that are far from all others, so that Newton's
+    method does not see what their prices should be.
+
+    Parameters
+    ----------
+    scores : Scores
+        Rows and codewords.
+
+    prices : Tensor of shape (n_codewords,), float64
+        Where to start.
+
+    bounds : Bounds
+        Bounds of the counts.
+
+    allowed : float
+        Rows too many or too few that a codeword may have.
+
+    group : ndarray of shape (n_codewords,), int, optional
+        Group of every codeword, whose prices change alike; None means that each is its
+        own.
+
+    strict : bool, default=True
+        Whether what prices ask for counts, or the bounds alone.
+
+    Returns
+    -------
+    prices : Tensor of shape (n_codewords,), float64
+        Improved prices.
     """
     n_rows, n_codewords = len(scores), len(scores.words)
+    group = np.arange(n_codewords) if group is None else group
     most = max(1, min(MOST_LONELY, FETCHED_SCORES // n_rows))
     for _ in range(FETCH_ROUNDS):
         found = prices.cpu().numpy().copy()
@@ -220,24 +251,28 @@ def _fetch(
         counts = torch.bincount(labels, minlength=n_codewords).cpu().numpy()
         inside = np.clip(counts, bounds.lower, bounds.upper)
         wanted = bounds.wanted(found, counts) if strict else inside
-        excess = np.abs(counts - wanted)
-        lonely = np.flatnonzero(excess > 4 + share * n_rows / n_codewords)
+        excess = np.abs(np.bincount(group, counts - wanted))
+        lonely = np.flatnonzero(excess > allowed)
         if len(lonely) == 0:
             break
         lonely = lonely[np.argsort(-excess[lonely], kind="stable")[:most]]
-        found[lonely] += _changes(scores, prices, lonely.tolist(), wanted[lonely])
+        cells = [np.flatnonzero(group == one).tolist() for one in lonely]
+        asked = np.bincount(group, wanted)[lonely]
+        change = np.zeros(len(excess))
+        change[lonely] = _changes(scores, prices, cells, asked)
+        found += change[group]
         prices = torch.as_tensor(bounds.anchor(found), device=prices.device)
     return prices
 
 
 def _changes(
-    scores: Scores, prices: Tensor, cells: list[int], wanted: np.ndarray
+    scores: Scores, prices: Tensor, cells: list[list[int]], wanted: np.ndarray
 ) -> np.ndarray:
-    """Changes of the prices of some cells that give them as many rows as wanted.
+    """Changes of the prices of groups of cells that give them as many rows as wanted.
 
     Each is found with those before it already changed.
     """
-    # One row per cell, and one for the nearest of all others.
+    # One row per group, and one for the nearest of all other cells.
     table = scores.join(_scores_of, prices, cells).T.contiguous()
     change = np.zeros(len(cells))
     for number in range(len(cells)):
@@ -251,11 +286,11 @@ def _changes(
     return change
 
 
-def _scores_of(tile: Tensor, cells: list[int]) -> Tensor:
-    """Scores of some cells, and the least of all others."""
-    some = tile[:, cells]
-    tile[:, cells] = torch.inf
-    return torch.cat([some, tile.amin(dim=1, keepdim=True)], dim=1)
+def _scores_of(tile: Tensor, cells: list[list[int]]) -> Tensor:
+    """Least scores of groups of cells, and the least of all others."""
+    least = [tile[:, some].amin(dim=1) for some in cells]
+    tile[:, sum(cells, [])] = torch.inf
+    return torch.stack([*least, tile.amin(dim=1)], dim=1)
 
 
 class _Newton:

@@ -29,8 +29,9 @@ from sk_rqkplus._warn import warn
 from sk_rqkplus.ids import Catalogue, deduplicate, sketch
 
 CHUNK_ROWS = 16_384
-# Share of the rows that copies may take beyond the bounds of a level without a warning.
-FEW = 0.01
+# Share of the rows that copies may take beyond the bounds of a level without a warning,
+# and that may be copies of which there are too many.
+FEW, CROWD = 0.01, 0.05
 # Rounding moves a row that comes through float32 matrix products by about 1e-7 of its
 # norm; rows of a catalogue that differ by less than this are copies to any model.
 SKETCH_TOLERANCE = 1e-5
@@ -58,14 +59,20 @@ def warn_of_imbalance(level, balance, n_rows, advice) -> None:
     ----------
     level : int
         Which level.
-    balance : Balance
+    balance : Balance or Level
         How well it is balanced. Copies may take a few rows beyond the bounds.
     n_rows : int
         Of how many rows.
     advice : str
         What to do.
     """
-    if balance.n_beyond > (FEW * n_rows if balance.parted else 0):
+    if balance.crowd > CROWD:
+        warn(
+            f"level {level} cannot be balanced: {balance.crowd:.0%} of its rows have "
+            "more copies than one codeword may take. Remove duplicates, lower "
+            "codebook_sizes or use balance='none'."
+        )
+    elif balance.n_beyond > (FEW * n_rows if balance.parted else 0):
         copies = "; copies of rows may be the reason" if balance.parted else ""
         warn(
             f"level {level} is not quite balanced: {balance.n_beyond} of {n_rows} rows "

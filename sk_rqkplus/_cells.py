@@ -6,9 +6,11 @@ from operator import itemgetter
 
 import numpy as np
 import torch
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from sk_rqkplus._balance import Bounds
+from sk_rqkplus._balance import Bounds, fetch, lower_imbalance
 from sk_rqkplus._fixed_point import fixed_point_distances
 from sk_rqkplus._scores import Scores
 from sk_rqkplus._threads import split_rows
@@ -22,6 +24,8 @@ FIRST_MOVABLE, MOST_MOVABLE = 2**23, 2**25
 # Values of rows in float64 that are taken at a time, and distances that are priced.
 EXACT_VALUES, PRICED_VALUES = 2**23, 2**20
 ROUNDS = 8
+# So often groups of cells that no row is between get their rows.
+MOST_BRIDGES = 2
 # Of so many rows it makes no difference where one of them is.
 MANY_ROWS = 20_000
 # Moves of copies in a row that come no closer to the bounds.
@@ -73,7 +77,8 @@ def exact_prices(
     found = prices.cpu().numpy()
     tried, table, parted = [], None, False
     most = MOST_MOVABLE // min(n_codewords, LEAST_NEAR)
-    for turn in range(ROUNDS):
+    bridges = MOST_BRIDGES
+    for turn in range(ROUNDS + 1):
         room = min(FIRST_MOVABLE << turn, MOST_MOVABLE)
         if turn:
             # Rounding can only have moved rows of the least margins.
@@ -81,12 +86,17 @@ def exact_prices(
             n_near = min(n_near, most)
             cells = _open_cells(scores, found, bounds, n_near, room, table)
             tried.append(_judged(cells, found))
-            if tried[-1][0] == 0:
+            if tried[-1][0] == 0 or turn == ROUNDS:
                 break
+            stuck = 2 * tried[-1][0] > tried[-2][0]
+            group = cells.groups()
             # The next ones take as much memory.
             del cells
+            if stuck and table is None and group.any() and bridges > 0:
+                bridges -= 1
+                found = _bridge(scores, found, tol, bounds, group)
         n_movable = max(MOVABLE_ROWS * n_codewords << turn, n_rows // 256)
-        n_movable = min(n_movable, most)
+        n_movable = most if turn == ROUNDS - 1 else min(n_movable, most)
         cells = _open_cells(scores, found, bounds, n_movable, room, table)
         if not tried:
             tried.append(_judged(cells, found))
@@ -100,6 +110,19 @@ def exact_prices(
     # The last of equals: its prices are in the middle.
     violation, _, gap, found = min(reversed(tried), key=itemgetter(0, 1, 2))
     return torch.as_tensor(found, device=prices.device), gap, violation, parted
+
+
+def _bridge(
+    scores: Scores, prices: np.ndarray, tol: float, bounds: Bounds, group: np.ndarray
+) -> np.ndarray:
+    """Prices that give groups of cells their rows, and cells their share of these.
+
+    Between groups that are far apart no row is near to where it could go.
+    """
+    found = torch.as_tensor(prices, device=scores.words.prices.device)
+    found = fetch(scores, found, bounds, 0, group=group)
+    found = lower_imbalance(scores, found, tol, len(scores))
+    return fetch(scores, found, bounds, 0, group=group).cpu().numpy()
 
 
 def _judged(cells: "Cells", prices: np.ndarray) -> tuple[int, int, float, np.ndarray]:
@@ -340,6 +363,18 @@ class Cells:
         """Recompute what leaves a cell."""
         members, n_cells = self.members[cell], len(self.kept)
         self.frontier[cell, :-1] = self.table.increases(members, cell, n_cells)
+
+    def groups(self) -> np.ndarray:
+        """Which cells are connected by rows that may move within reach.
+
+        Returns
+        -------
+        group : ndarray of shape (n_codewords,), int32
+            Number of the group of every cell; zero throughout where there is one.
+        """
+        prices = self.prices[:-1]
+        near = self.frontier[:-1, :-1] + prices - prices[:, None] <= self.reach
+        return connected_components(csr_array(near), directed=False)[1]
 
     def _update_ways(self) -> None:
         """Whether cells may keep one row more, or one less."""

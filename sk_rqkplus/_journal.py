@@ -36,7 +36,7 @@ Fields = dict[str, Any]
 
 KIND = "state of a fit"
 # To be raised where fits change in a way that one begun before could not go on.
-VERSION = 5
+VERSION = 6
 # The last state and the one before it take turns.
 SLOTS = ("fit-state-0", "fit-state-1")
 # Largest share of the time that goes into writing.

@@ -36,11 +36,13 @@ class Level:
     n_iter : int
         Lloyd iterations over all rows.
     inertia : float
-        Sum of squared distances at the last of them.
+        Sum of squared distances at the last of them, without balance.
     n_rows : int, default=0
         Number of rows that the prices come from.
     gap : float, default=0.0
-        Duality gap of the prices, relative to the inertia.
+        Duality gap of the prices, relative to the error without balance.
+    crowd, n_beyond, parted : float, int, bool
+        What keeps the level from balance, see :class:`~._prices.Balance`.
     """
 
     codebook: Tensor
@@ -49,6 +51,9 @@ class Level:
     inertia: float
     n_rows: int = 0
     gap: float = 0.0
+    crowd: float = 0.0
+    n_beyond: int = 0
+    parted: bool = False
 
 
 def lloyd(
@@ -125,13 +130,7 @@ def merged_stats(points: Points, codebook: Tensor, *, exact: bool) -> Stats:
     )
 
 
-def partial_stats(
-    points: Points,
-    codebook: Tensor,
-    prices: Tensor | None = None,
-    *,
-    exact: bool = True,
-) -> Stats:
+def partial_stats(points: Points, codebook: Tensor, *, exact: bool = True) -> Stats:
     """Sums and counts of the members of every codeword in one block of rows.
 
     Parameters
@@ -142,9 +141,6 @@ def partial_stats(
     codebook : Tensor of shape (n_codewords, n_features), float32
         The codewords, to the nearest of which a row belongs.
 
-    prices : Tensor of shape (n_codewords,), float64, optional
-        Added to the squared distances; None means zero.
-
     exact : bool, default=True
         See :func:`member_sums`.
 
@@ -153,7 +149,7 @@ def partial_stats(
     stats : Stats
         Float64, added in the order of the rows.
     """
-    labels = points.assign(codebook, prices)
+    labels = points.assign(codebook)
     return member_sums(points.rows, labels, len(codebook), exact=exact)
 
 

@@ -59,10 +59,10 @@ class Points:
         """Some of the rows in float64."""
         return self.rows[index].double()
 
-    def assign(self, codebook: Tensor, prices: Tensor | None = None) -> Tensor:
+    def assign(self, codebook: Tensor) -> Tensor:
         """Nearest codeword of every row; remembered for this very codebook."""
         if self.labels is None or self._codebook is not codebook:
-            words = self._make_ready(codebook, prices)
+            words = self._make_ready(codebook)
             outline = self._outlined()
             if outline is not None and self._codebook is not None:
                 # Most rows stay where they were.
@@ -93,9 +93,7 @@ class Points:
             self._outline = outline_rows(self.rows, self._directions)
         return self._outline
 
-    def _make_ready(self, codebook: Tensor, prices: Tensor | None) -> Codewords:
-        if prices is not None:
-            return Codewords(codebook, prices)
+    def _make_ready(self, codebook: Tensor) -> Codewords:
         ready = self._ready[0] if self._ready else None
         if ready is None or ready.codebook is not codebook:
             ready = Codewords(codebook)

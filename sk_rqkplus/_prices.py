@@ -5,6 +5,7 @@ Prices are lowered into balance by ``_balance`` and finished, row by row, by ``_
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from operator import attrgetter
 
 import torch
 from torch import Tensor
@@ -53,10 +54,10 @@ class Balance:
     """
 
     prices: Tensor
-    gap: float
-    crowd: float
-    n_beyond: int
-    parted: bool
+    gap: float = 0.0
+    crowd: float = 0.0
+    n_beyond: int = 0
+    parted: bool = False
 
 
 @one_thread()
@@ -101,15 +102,17 @@ def balance_prices(
     """
     _, upper = capacities(len(left), len(codebook), tol)
     crowd = torch.nonzero(crowded(left, upper)).squeeze(1).cpu().numpy()
-    n_rows = len(left) - len(crowd)
+    n_rows, crowding = len(left) - len(crowd), len(crowd) / len(left)
+    if n_rows == 0 or len(codebook) == 1:
+        return Balance(codebook.new_zeros(len(codebook)).double(), crowd=crowding)
     if prices is not None and not prices.any():
         prices = None
-    gap, n_beyond, parted, least = 0.0, 0, False, BALANCED_ROWS * len(codebook)
+    least = BALANCED_ROWS * len(codebook)
     # Prices of few rows are soon found, and close to those of more.
     sizes = [n_rows]
     while sizes[0] >= 8 * max(least, n_before):
         sizes.insert(0, sizes[0] // 8)
-    for size in sizes if n_rows else []:
+    for size in sizes:
         selection = Selection(len(left), crowd, n_rows // size)
         if selection.stride < SPARSE:
             scores = left.scores(codebook, selection)
@@ -118,16 +121,16 @@ def balance_prices(
             scores = Scores(Points(left.take(few)), codebook)
         prices = lower_imbalance(scores, prices, tol, n_before)
         n_before = len(scores)
-    if prices is None:
-        prices = torch.zeros(len(codebook), dtype=torch.float64, device=codebook.device)
-    elif exact:
-        prices, gap, n_beyond, parted = exact_prices(scores, prices, tol)
-    return Balance(prices, gap, len(crowd) / len(left), n_beyond, parted)
+    assert prices is not None
+    if not exact:
+        return Balance(prices, crowd=crowding)
+    prices, gap, n_beyond, parted = exact_prices(scores, prices, tol)
+    return Balance(prices, gap, crowding, n_beyond, parted)
 
 
 def balance_level(
     left: Leftover, level: Level, tol: float, points: Callable[[], Points]
-) -> tuple[Level, Balance]:
+) -> Level:
     """Prices for a level that balance all rows, to the last of them.
 
     Copies of a row may be in the way of that. Then codewords move towards the means of
@@ -151,21 +154,19 @@ def balance_level(
     -------
     level : Level
         The try of fewest rows beyond the bounds, and of smallest gap among equals.
-
-    balance : Balance
-        How well it is balanced.
     """
     few, most = None, MOST_BALANCED_ROWS * len(level.codebook)
-    tried: list[tuple[Level, Balance]] = []
+    tried: list[Level] = []
     while True:
         balance = balance_prices(
             left, level.codebook, tol, level.prices, n_before=level.n_rows
         )
         gap = balance.gap / _error(left, level.codebook) if balance.gap else 0.0
-        level = replace(level, prices=balance.prices, gap=gap)
-        tried.append((level, balance))
-        in_the_way = balance.n_beyond > 0 or level.gap > LARGEST_GAP
-        if not balance.parted or not in_the_way or len(tried) == MOST_TRIES:
+        found = {**vars(balance), "gap": gap, "n_rows": len(left)}
+        level = replace(level, **found)
+        tried.append(level)
+        in_the_way = level.n_beyond > 0 or level.gap > LARGEST_GAP
+        if not level.parted or not in_the_way or len(tried) == MOST_TRIES:
             break
         if len(left) > MANY_ROWS:
             break
@@ -177,7 +178,7 @@ def balance_level(
         codebook, prices = priced_step(few, scores, level.prices, NUDGE)
         n_iter = level.n_iter + 1
         level = replace(level, codebook=codebook, prices=prices, n_iter=n_iter)
-    return min(tried, key=lambda one: (one[1].n_beyond, one[1].gap))
+    return min(tried, key=attrgetter("n_beyond", "gap"))
 
 
 def _error(left: Leftover, codebook: Tensor) -> float:

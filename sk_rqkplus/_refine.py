@@ -23,6 +23,9 @@ DENSE_VALUES, DENSE = 2**26, 16
 # The solution is as close as that, relative to where it starts, or as close as so many
 # steps bring it.
 PRECISION, MOST_STEPS = 1e-4, 200
+# Weight of the codewords as they are, in rows: with fewer the refinement learns the
+# rows by heart, with more it moves little.
+RIDGE = 10.0
 
 
 def refine_sums(
@@ -84,7 +87,7 @@ def merge_sums(blocks: Iterable[Sums]) -> Sums:
 
 
 def refine_codebooks(
-    sums: Sums, codebooks: Sequence[np.ndarray], *, ridge: float
+    sums: Sums, codebooks: Sequence[np.ndarray], *, ridge: float = RIDGE
 ) -> list[np.ndarray]:
     """Codewords of all levels that reconstruct the rows best under their codes.
 
@@ -101,7 +104,7 @@ def refine_codebooks(
     codebooks : sequence of ndarray of shape (n_codewords, n_features)
         The present codebooks, one per level.
 
-    ridge : float
+    ridge : float, default=10.0
         Weight of the present codewords, in rows: a codeword of m rows is drawn to its
         place as by ``ridge`` of m + ``ridge`` rows. Positive.
 

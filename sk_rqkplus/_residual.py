@@ -320,7 +320,7 @@ class Leftover:
         return self._join(assign_tile, len(words))
 
     def search(self, books: BeamCodebooks, beam_size: int) -> Tensor:
-        """Codes of rows that are kept, by beam search, before the first level.
+        """Codes by beam search, before the first level.
 
         Parameters
         ----------
@@ -375,14 +375,11 @@ class Leftover:
         labels = [part[index] for part in self.labels]
         return refine_sums(self.take(index), labels, [*map(len, self.levels)])
 
-    def refined(self, ridge: float, beam_size: int) -> list[np.ndarray]:
+    def refined(self, beam_size: int) -> list[np.ndarray]:
         """Codebooks of the levels so far, moved jointly.
 
         Parameters
         ----------
-        ridge : float
-            See :func:`~sk_rqkplus._refine.refine_codebooks`.
-
         beam_size : int
             Width of the search for the codes that they are refined for; with more than
             1 these take the place of the greedy ones.
@@ -402,7 +399,7 @@ class Leftover:
         windows = (blocks[i : i + step] for i in range(0, len(blocks), step))
         parts = (map_items(self.refine_sums, some, self.device) for some in windows)
         sums = merge_sums(chain.from_iterable(parts))
-        return refine_codebooks(sums, books, ridge=ridge)
+        return refine_codebooks(sums, books)
 
     def scores(self, codebook: Tensor, selection: Selection) -> Scores:
         """Scores of some rows.

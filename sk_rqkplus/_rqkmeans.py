@@ -11,7 +11,6 @@ import torch
 from sklearn.utils.random import sample_without_replacement
 
 from sk_rqkplus._augment import resolve_augment, smoothed_bootstrap
-from sk_rqkplus._balance import capacities
 from sk_rqkplus._base import (
     NON_NEGATIVE,
     POSITIVE_INT,
@@ -32,13 +31,6 @@ from sk_rqkplus._progress import progress
 from sk_rqkplus._residual import Leftover, power_of_two
 from sk_rqkplus._table import Table
 from sk_rqkplus._threads import one_thread
-from sk_rqkplus._warn import warn
-
-# Weight of the codewords as they are in a joint refinement, in rows: with fewer the
-# refinement learns the rows by heart, with more it moves little.
-RIDGE = 10.0
-# A level of which a larger share of rows are copies of a few is called unbalanced.
-CROWD = 0.05
 
 
 class RQKMeans(BaseQuantizer):
@@ -146,7 +138,7 @@ class RQKMeans(BaseQuantizer):
         Added to the squared distance of each codeword; zero at unbalanced levels.
 
     mean_ : ndarray of shape (n_features,)
-        Mean of the fitted rows, removed before anything else.
+        Mean of the rows that codebooks are learnt from, removed before anything else.
 
     codes_ : ndarray of shape (n_samples, n_levels), int32
         Codes of the fitted rows; equal to ``transform(X)``.
@@ -334,7 +326,8 @@ class RQKMeans(BaseQuantizer):
         with keep_journal(self, table) as (journal, rng):
             index = self._draw_sample(len(table), rng)
             few = None if index is None else Table(table.take(index), table.device)
-            self.mean_, scale = self._resolve_origin(table if few is None else few)
+            self.mean_ = (table if few is None else few).mean()
+            scale = self._resolve_scale(table)
             left = table.leftover(self.mean_, scale, keep=index is None)
             seen = left if few is None else few.leftover(self.mean_, scale)
             sample = _Sample(seen, self._resolve_mixtures(seen, max(sizes), rng))
@@ -382,16 +375,15 @@ class RQKMeans(BaseQuantizer):
         rows = smoothed_bootstrap(seen, n_rows, rng).cpu().numpy()
         return Leftover(rows, np.zeros_like(rows[0]), 1.0, device=seen.device)
 
-    def _resolve_origin(self, table):
-        """Mean of the rows, and a power of two near their largest deviation."""
-        mean = table.mean()
-        largest = table.largest(mean)
+    def _resolve_scale(self, table):
+        """A power of two near the largest deviation of all rows from the mean."""
+        largest = table.largest(self.mean_)
         if largest and not 1e-36 < largest < 1e36:
             raise ValueError(
                 f"X deviates from its mean by up to {largest:.3g}, which should be "
                 "between 1e-36 and 1e36, the range of float32 codebooks. Rescale X."
             )
-        return mean, power_of_two(largest)
+        return power_of_two(largest)
 
     def _n_steps(self, flag):
         """Most iterations of a level that is balanced, or not."""
@@ -442,8 +434,6 @@ class RQKMeans(BaseQuantizer):
 
     def _rebalance(self, sample, level, *, exact):
         """Balance a level on the rows that are seen, from prices near to that."""
-        if len(level.codebook) == 1:
-            return level
         balance = balance_prices(
             sample.seen,
             level.codebook,
@@ -465,7 +455,7 @@ class RQKMeans(BaseQuantizer):
                     if flag:
                         levels[number] = self._rebalance(sample, level, exact=False)
                     sample.advance(levels[number])
-            books = sample.rows.refined(RIDGE, self.beam_size)
+            books = sample.rows.refined(self.beam_size)
             for number, (level, book) in enumerate(zip(levels, books, strict=True)):
                 moved = torch.as_tensor(book, device=sample.rows.device)
                 levels[number] = replace(level, codebook=moved)
@@ -476,27 +466,16 @@ class RQKMeans(BaseQuantizer):
         left.restart()
         for number, (level, flag) in enumerate(zip(levels, balanced, strict=True)):
             points = partial(sample.points_at, left, levels[:number])
-            finish = partial(self._balance, left, level, number, flag, points)
-            levels[number] = parts[number].once(Level, finish)
-            left.advance(_words_of(levels[number]))
+            finish = partial(self._balance, left, level, flag, points)
+            level = levels[number] = parts[number].once(Level, finish)
+            advice = "Raise balance_tol, or lower codebook_sizes."
+            warn_of_imbalance(number, level, len(left), advice)
+            left.advance(_words_of(level))
             tick()
 
-    def _balance(self, left, level, number, flag, points):
+    def _balance(self, left, level, flag, points):
         """Give a level that should have them prices that balance all rows."""
-        if not flag or len(level.codebook) == 1:
-            return level
-        level, balance = balance_level(left, level, self.balance_tol, points)
-        if balance.crowd > CROWD:
-            _, upper = capacities(len(left), len(level.codebook), self.balance_tol)
-            warn(
-                f"level {number} cannot be balanced: {balance.crowd:.0%} of its rows "
-                f"have more than {upper} copies, the most that one codeword may take. "
-                "Remove duplicates, lower codebook_sizes or use balance='none'."
-            )
-        else:
-            advice = "Raise balance_tol, or lower codebook_sizes."
-            warn_of_imbalance(number, balance, len(left), advice)
-        return level
+        return balance_level(left, level, self.balance_tol, points) if flag else level
 
 
 class _Sample(NamedTuple):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import reduce
 from itertools import groupby
 from operator import add, itemgetter
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -35,6 +35,9 @@ CACHED_SCORES, CACHED_SCORES_OF_A_FILE = 2**28, 2**26
 # where these would take more than so many bytes.
 WIDER = 6.0
 LISTED_BYTES, LISTED_BYTES_OF_A_FILE = 2**28, 2**26
+# Codewords are near each other if most, of so many, have another one within this share
+# of the largest squared norm, of which float32 rounds a ten millionth.
+CLOSE, CLOSEST_OF = 2.0**-13, 256
 # Rows of a file after which memory that was freed goes back to the system.
 GIVE_BACK_ROWS = 2**19
 
@@ -141,6 +144,7 @@ class Scores:
             n_rows = len(source) if index is None else len(index)
             blocks = split_rows(n_rows, block_rows(n_rows, codebook.device))
             sizes = [block.stop - block.start for block in blocks]
+        self.precise = bool(input_roundoff(codebook.device)) or _are_close(self.words)
         self.n_rows = sum(sizes)
         self.n_tile = n_tile or score_rows(self.n_rows, codebook)
         starts = np.cumsum([0, *sizes]).tolist()
@@ -167,11 +171,13 @@ class Scores:
     def _compute(self, tile: slice) -> Tensor:
         rows = self.source.take(tile if self.index is None else self.index[tile])
         words = self.words
-        if not input_roundoff(rows.device):
+        if not self.precise:
             return torch.addmm(words.offsets, rows, words.codebook.T, alpha=-2)
-        # The caller of the fit lets products round, by which counts would be off.
+        # Codewords are near each other, or the caller of the fit lets products round:
+        # counts would be off. What matters are differences to the least score.
         offsets, rows = words.exact_offsets, rows.double()
-        return torch.addmm(offsets, rows, words.exact.T, alpha=-2).float()
+        scores = torch.addmm(offsets, rows, words.exact.T, alpha=-2)
+        return scores.sub_(scores.amin(dim=1, keepdim=True)).float()
 
     def exact_rows(self, index: Tensor) -> Tensor:
         """Rows in float64.
@@ -230,7 +236,7 @@ class Scores:
         return add_up(add_up(part for _, part in block) for _, block in blocks)
 
     def join(
-        self, function: Callable[..., Tensor], prices: Tensor, *args: list[int]
+        self, function: Callable[..., Tensor], prices: Tensor, *args: Any
     ) -> Tensor:
         """Concatenate what a function returns for the scores of every tile.
 
@@ -243,7 +249,7 @@ class Scores:
         prices : Tensor of shape (n_codewords,), float64
             Added to the scores.
 
-        *args : list of int
+        *args : object
             Further arguments.
 
         Returns
@@ -334,6 +340,21 @@ class Scores:
         """
         labels, margin = self.join(_margins, prices).unbind(dim=1)
         return labels.long(), margin.float()
+
+
+def _are_close(words: Codewords) -> bool:
+    """Whether most codewords are so near to another one that float32 is too coarse.
+
+    It depends on the codebook alone, and not on which rows are asked for together.
+    """
+    if len(words) == 1:
+        return False
+    some = words.exact[:: -(-len(words) // CLOSEST_OF)]
+    squares = words.exact.square().sum(1)
+    apart = some.square().sum(1)[:, None] - 2 * some @ words.exact.T + squares
+    # Each of them is one of those that are nearest to it.
+    nearest = apart.topk(2, dim=1, largest=False).values[:, 1]
+    return bool(nearest.median() < CLOSE * squares.max())
 
 
 def _margins(tile: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import cache
 from typing import TypeVar
@@ -74,7 +74,12 @@ def _pool(n_helpers: int) -> ThreadPoolExecutor:
         if n_helpers not in _pools:
             pool = ThreadPoolExecutor(n_helpers, initializer=_mark_worker)
             started = threading.Barrier(n_helpers)
-            wait([pool.submit(started.wait) for _ in range(n_helpers)])
+            try:
+                wait([pool.submit(started.wait) for _ in range(n_helpers)])
+            except BaseException:
+                # Those that were started would wait for the others for ever.
+                started.abort()
+                raise
             _pools[n_helpers] = pool
         return _pools[n_helpers]
 
@@ -376,16 +381,22 @@ def _in_parallel(
                 number, chunk = waiting.popleft()
             except IndexError:
                 return
-            results[number] = function(chunk)
+            try:
+                results[number] = function(chunk)
+            except BaseException:
+                # After an error or Ctrl-C nobody begins another chunk.
+                waiting.clear()
+                raise
 
     pool = _pool(n_helpers)
-    helpers = [pool.submit(work) for _ in range(n_helpers)]
-    _worker.active = True
+    helpers: list[Future[None]] = []
     try:
+        for _ in range(n_helpers):
+            helpers.append(pool.submit(work))
+        _worker.active = True
         work()
     finally:
         _worker.active = False
-        # After an error or Ctrl-C nobody begins another chunk.
         waiting.clear()
         started = [helper for helper in helpers if not helper.cancel()]
         wait(started)

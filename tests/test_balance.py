@@ -10,7 +10,7 @@ from samples import draw, leftover, squared_distances
 from scipy.optimize import linear_sum_assignment
 
 from sk_rqkplus import RQKMeans, _balance, _cells, _moments, _scores
-from sk_rqkplus._balance import Bounds, capacities, lower_imbalance
+from sk_rqkplus._balance import Bounds, capacities, fetch, lower_imbalance
 from sk_rqkplus._cells import Cells, Distances
 from sk_rqkplus._fixed_point import fixed_point_distances
 from sk_rqkplus._near import near_in
@@ -25,7 +25,15 @@ def find_prices(rows, book, tol=0.0):
 
 @pytest.mark.parametrize(
     "n_rows, n_codewords, tol, expected",
-    [(10, 5, 0.0, (2, 2)), (11, 5, 0.0, (2, 3)), (100, 10, 0.25, (7, 13))],
+    [
+        (10, 5, 0.0, (2, 2)),
+        (11, 5, 0.0, (2, 3)),
+        (100, 10, 0.25, (7, 13)),
+        # (1 - 0.8) 10 is rounded to less than 2, and (1 + 0.1) 10 to more than 11.
+        (100, 10, 0.8, (2, 18)),
+        (100, 10, 0.1, (9, 11)),
+        (3, 4, 5.0, (0, 3)),
+    ],
 )
 def test_capacities_by_hand(n_rows, n_codewords, tol, expected):
     assert capacities(n_rows, n_codewords, tol) == expected
@@ -42,6 +50,47 @@ def test_balance_is_the_optimal_assignment(seed):
     cost = np.repeat(squared_distances(rows, book), 5, axis=1)
     row, column = linear_sum_assignment(cost)
     assert_array_equal(labels[row], column // 5)
+
+
+@pytest.mark.parametrize("spread, n_rows", [(0.1, 30_000), (0.01, 30_001), (1e-3, 999)])
+def test_clusters_that_are_far_apart_share_their_rows(monkeypatch, spread, n_rows):
+    rng = np.random.default_rng(0)
+    centres, cluster = rng.normal(size=(4, 6)), rng.integers(4, size=n_rows)
+    rows = centres[cluster] + spread * rng.normal(size=(n_rows, 6))
+    rows = torch.from_numpy(rows.astype(np.float32))
+    # Two of each cluster, which has a few rows too many or too few for two.
+    book = torch.cat([rows[cluster == number][:2] for number in range(4)])
+    # Rows that may move are few, so that they are none of those between clusters.
+    monkeypatch.setattr(_cells, "MOST_MOVABLE", 2**15)
+    balance = balance_prices(leftover(rows), book, 0.0)
+    counts = torch.bincount(nearest(rows, Codewords(book, balance.prices)), minlength=8)
+    assert counts.max() - counts.min() <= 1
+    assert (balance.n_beyond, balance.gap) == (0, pytest.approx(0, abs=1e-9))
+    if n_rows > 4096:
+        monkeypatch.setattr(_cells, "MOST_BRIDGES", 0)
+        assert balance_prices(leftover(rows), book, 0.0).n_beyond > 0
+
+
+def test_groups_of_codewords_get_their_rows_by_hand():
+    rows = torch.tensor([[0.0], [1.0], [2.0], [3.0], [4.0], [100.0], [101.0], [102.0]])
+    book = torch.tensor([[0.5], [3.0], [100.0], [101.5]])
+    scores = Scores(leftover(rows), book)
+    bounds = Bounds(8, 4)
+    zero = torch.zeros(4, dtype=torch.float64)
+    assert_array_equal(scores.labels(zero), [0, 0, 1, 1, 1, 2, 3, 3])
+    prices = fetch(scores, zero, bounds, 0, group=np.array([0, 0, 1, 1]))
+    labels = scores.labels(prices)
+    # Of the five on the left, the last one is nearest to the others.
+    assert_array_equal(labels >= 2, [False] * 4 + [True] * 4)
+    # Prices of a group have changed alike.
+    assert_allclose(prices[0] - prices[1], 0, atol=1e-9)
+    assert_allclose(prices[2] - prices[3], 0, atol=1e-9)
+
+
+def test_the_last_prices_count(monkeypatch):
+    rows, book = draw(500, 16)
+    monkeypatch.setattr(_cells, "ROUNDS", 1)
+    assert balance_prices(leftover(rows), book, 0.0).n_beyond == 0
 
 
 @pytest.mark.parametrize("n_rows, n_codewords", [(500, 16), (1003, 40), (64, 64)])
@@ -220,7 +269,7 @@ def test_legal_codewords_are_not_fetched():
     # Far from what such prices ask for, and all of them within the bounds.
     assert bounds.error(bounds.excess(prices.numpy(), counts)) > 10
     assert bounds.violation(counts) == 0
-    found = _balance._fetch(scores, prices, bounds, 1.0, strict=False)
+    found = fetch(scores, prices, bounds, 104, strict=False)
     assert_array_equal(found, prices)
 
 

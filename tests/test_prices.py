@@ -70,8 +70,8 @@ def balanced_in_tries(monkeypatch, balances, n_rows=200):
     monkeypatch.setattr(_prices, "_error", lambda left, codebook: float(len(left)))
     prices = torch.zeros(20, dtype=torch.float64)
     level = Level(book, prices, 7, 100.0, n_rows=100)
-    level, balance = _prices.balance_level(left, level, 0.0, lambda: left.points)
-    assert_allclose(level.gap, balance.gap / n_rows)
+    level = _prices.balance_level(left, level, 0.0, lambda: left.points)
+    assert_allclose(level.gap, balances[int(level.prices[0]) - 1][0] / n_rows)
     assert level.codebook is tried[int(level.prices[0]) - 1]
     return level, tried
 
@@ -84,7 +84,7 @@ def test_a_gap_is_relative_to_the_error_without_balance(monkeypatch, most, rtol)
     monkeypatch.setattr(_prices, "balance_prices", lambda *args, **kwargs: balance)
     level = Level(book, torch.zeros(20, dtype=torch.float64), 7, 1e9, n_rows=100)
     left = leftover(rows)
-    level, _ = _prices.balance_level(left, level, 0.0, lambda: left.points)
+    level = _prices.balance_level(left, level, 0.0, lambda: left.points)
     error = torch.cdist(rows.double(), book.double()).min(1).values.square().sum()
     assert level.gap == pytest.approx(3.0 / float(error), rel=rtol)
 
@@ -122,3 +122,12 @@ def test_codewords_move_on_for_copies_alone(monkeypatch, balances, n_tries, best
 def test_codewords_stay_where_one_row_makes_no_difference(monkeypatch):
     _, tried = balanced_in_tries(monkeypatch, [(1e6, 1, True)], 20_001)
     assert len(tried) == 1
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_rows_that_are_all_in_a_crowd_have_no_prices(exact):
+    rows, book = draw(4, 2)[0].repeat(40, 1), draw(16, 8)[0][:8]
+    prices = torch.arange(8).double()
+    balance = balance_prices(leftover(rows), book, 0.0, prices, exact=exact)
+    assert not balance.prices.any()
+    assert (balance.crowd, balance.n_beyond) == (1.0, 0)

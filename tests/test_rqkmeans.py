@@ -16,7 +16,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline
 
-from sk_rqkplus import RQKMeans, _cells, _rqkmeans
+from sk_rqkplus import RQKMeans, _cells, _refine
 from sk_rqkplus.datasets import make_catalogue
 from sk_rqkplus.metrics import collision_rate, load_cv
 from sk_rqkplus.scorers import SCORERS
@@ -187,8 +187,8 @@ def test_odd_data(X):
     [
         {"balance": "all"},
         {"balance": "none"},
-        {"balance": "all", "refine": 1},
-        {"augment": 400},
+        {"balance": "all", "refine": 0},
+        {"augment": 400, "refine": 2},
         {"balance": "none", "beam_size": 3},
     ],
 )
@@ -208,6 +208,34 @@ def test_a_level_that_stays_out_of_balance_says_so(X, monkeypatch):
     message = r"level 0 is not quite balanced: \d+ of 600 rows are beyond.*balance_tol"
     with pytest.warns(UserWarning, match=message):
         RQKMeans((16,), balance="all", random_state=0).fit(X[:600])
+
+
+def test_a_level_says_so_too_when_a_fit_goes_on(X, tmp_path, monkeypatch):
+    params = {"balance": "all", "random_state": 0, "checkpoint_dir": tmp_path}
+    data = np.repeat(X[:17], 20, axis=0)
+
+    def broken(*args):
+        raise OSError("no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RQKMeans, "_publish_levels", broken)
+        with (
+            pytest.warns(UserWarning, match="level 0 is not quite balanced"),
+            pytest.raises(OSError, match="no room"),
+        ):
+            RQKMeans((16, 4), **params).fit(data)
+    monkeypatch.setattr("sk_rqkplus._rqkmeans.balance_level", broken)
+    with pytest.warns(UserWarning, match="level 0 is not quite balanced"):
+        RQKMeans((16, 4), resume=True, **params).fit(data)
+
+
+@pytest.mark.parametrize("balance", ["none", "last"])
+def test_a_row_out_of_range_is_found_outside_of_the_sample(balance):
+    X = np.random.default_rng(0).normal(size=(1000, 4))
+    X[-1] = 1e39
+    rq = RQKMeans((8, 8), balance=balance, max_samples=100, random_state=0)
+    with pytest.raises(ValueError, match=r"up to 1e\+39, which should be between"):
+        rq.fit(X)
 
 
 def test_crowded_level_says_so(X):
@@ -461,7 +489,7 @@ def test_refined_codewords_are_where_they_reconstruct_best(industrial):
     params = {"balance": "none", "augment": "none", "random_state": 0}
     before = RQKMeans((32,) * 3, refine=0, **params).fit(industrial)
     after = RQKMeans((32,) * 3, refine=1, **params).fit(industrial)
-    ridge = _rqkmeans.RIDGE
+    ridge = _refine.RIDGE
     hot = [np.eye(32)[code] for code in before.codes_.T]
     design = np.vstack([np.hstack(hot), np.sqrt(ridge) * np.eye(96)])
     given = np.vstack(before.codebooks_)

@@ -117,3 +117,10 @@ def test_codebooks_are_written_as_published(trained, tmp_path):
         assert sorted(file.files) == ["codebook_0", "codebook_1", "codebook_2"]
         for level, book in enumerate(trained.codebooks_):
             assert_array_equal(file[f"codebook_{level}"], book)
+
+
+def test_a_crowd_is_told_of(X):
+    data = np.concatenate([np.repeat(X[:1], 300, axis=0), X[:300]])
+    model = RQVAE((8, 8), balance="all", max_epochs=5, random_state=0)
+    with pytest.warns(UserWarning, match="level 0 cannot be balanced: 50% of its rows"):
+        model.fit(data)

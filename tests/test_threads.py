@@ -2,11 +2,13 @@
 
 import os
 import threading
+import time
 
 import pytest
 import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 
+from sk_rqkplus import _threads
 from sk_rqkplus._threads import (
     chunk_rows,
     join_chunks,
@@ -77,6 +79,39 @@ def test_an_error_ends_the_work(two_threads, threads):
     assert len(begun) <= 2
     assert torch.get_num_threads() == threads
     assert list(map_chunks(lambda chunk: chunk.start, 300, 256)) == [0, 256]
+
+
+def test_an_error_of_a_helper_ends_the_work(two_threads):
+    two_threads(2)
+    here, begun = threading.get_ident(), []
+
+    def fail_elsewhere(chunk):
+        begun.append(chunk.start)
+        if threading.get_ident() != here:
+            raise ValueError("in a helper")
+        time.sleep(0.01)
+
+    with pytest.raises(ValueError, match="in a helper"):
+        list(map_chunks(fail_elsewhere, 100_000, 256))
+    assert len(begun) < 60
+
+
+def test_helpers_do_not_wait_for_those_that_cannot_start(monkeypatch):
+    class Full(_threads.ThreadPoolExecutor):
+        def submit(self, *args):
+            if self._threads:
+                raise RuntimeError("can't start new thread")
+            future = super().submit(*args)
+            started.append(future)
+            return future
+
+    started = []
+    monkeypatch.setattr(_threads, "_pools", {})
+    monkeypatch.setattr(_threads, "ThreadPoolExecutor", Full)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        _threads._pool(3)
+    error = started[0].exception(timeout=10)
+    assert isinstance(error, threading.BrokenBarrierError)
 
 
 def test_a_scratch_buffer_is_used_again():

@@ -420,11 +420,11 @@ class EngineRows:
         """Labels of the levels so far, of shape (n_samples, n_levels), int32."""
         return np.concatenate(list(self.run(_codes)))
 
-    def refined(self, ridge: float, beam_size: int) -> list[np.ndarray]:
+    def refined(self, beam_size: int) -> list[np.ndarray]:
         """Codebooks of the levels so far, moved jointly."""
         sums = merge_sums(self.run(_refine_sums, beam_size))
         books = [words.codebook.numpy() for words in self.levels]
-        return refine_codebooks(sums, books, ridge=ridge)
+        return refine_codebooks(sums, books)
 
 
 class Gathered(Points):
@@ -529,7 +529,7 @@ class EngineScores(Scores):
         return torch.cat(list(self._map(Scores.labels, prices, blocks=self.with_rows)))
 
     def join(
-        self, function: Callable[..., Tensor], prices: Tensor, *args: list[int]
+        self, function: Callable[..., Tensor], prices: Tensor, *args: Any
     ) -> Tensor:
         """Concatenate what a function returns for the scores of every tile."""
         asked = function, prices, *args
